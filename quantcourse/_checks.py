@@ -1,4 +1,4 @@
-"""Input checks that several modules share."""
+"""Input checks that several modules share.  Each raises a ``ValueError`` that names the argument."""
 
 from typing import Any
 
@@ -6,20 +6,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 
-def as_float64(x: ArrayLike) -> NDArray[np.float64]:
-    """``x`` as float64, refusing what float64 cannot hold exactly (the error names the argument ``x``)."""
-    given = _as_array(x, "x")
+def as_float64(x: ArrayLike, name: str) -> NDArray[np.float64]:
+    """``x`` as float64, refusing what float64 cannot hold exactly."""
+    given = _as_array(x, name)
     if given.dtype.kind in "OSTUcMm" or given.dtype.type is np.void:
-        raise ValueError(f"x: need real numbers that NumPy can store, got dtype {given.dtype}")
+        raise ValueError(f"{name}: need real numbers that NumPy can store, got {_kind(x, given)}")
     with np.errstate(over="ignore", invalid="ignore"):  # too large is refused below; a signalling NaN stays a NaN
         y = np.asarray(given, dtype=np.float64)
-    if given.dtype.kind in "iu" and given.dtype.itemsize == 8:  # shorter ones always fit
-        magnitude = np.atleast_1d(np.abs(given).astype(np.uint64))
-        lowest_bit = magnitude & (~magnitude + np.uint64(1))
-        if (magnitude // np.maximum(lowest_bit, np.uint64(1)) >= 2**53).any():
-            raise ValueError("x: holds an integer with more than 53 significant bits, need float64 values")
-    if given.dtype.itemsize > 8 and not np.array_equal(given, y, equal_nan=True):
-        raise ValueError(f"x: holds {given.dtype} values that are no float64, need float64 values")
+        exact = _same_values(x, given, y)
+    if not exact:
+        raise ValueError(
+            f"{name}: need numbers that float64 holds exactly, got some of dtype {given.dtype} that it rounds"
+        )
     return y
 
 
@@ -29,10 +27,23 @@ def as_integers(q: ArrayLike, low: int, high: int, name: str) -> NDArray[np.inte
     if not codes.size and not isinstance(q, np.ndarray):  # an empty list has no type of its own
         codes = codes.astype(np.int64)
     if codes.dtype.kind not in "iu":
-        raise ValueError(f"{name}: need integers, got dtype {codes.dtype}")
+        raise ValueError(f"{name}: need integers of at most 64 bits, got {_kind(q, codes)}")
     if codes.size and (int(codes.min()) < low or int(codes.max()) > high):
-        raise ValueError(f"{name}: need integers in {low}..{high}, got {codes.min()}..{codes.max()}")
+        got = codes.min() if codes.min() == codes.max() else f"{codes.min()}..{codes.max()}"
+        raise ValueError(f"{name}: need integers in {low}..{high}, got {got}")
     return codes
+
+
+def refuse(bad: NDArray[np.bool_], what: str, name: str) -> None:
+    """Raise if any element is ``bad``, with how many are."""
+    if bad.any():
+        raise ValueError(f"{name}: {np.count_nonzero(bad)} of {bad.size} values are {what}")
+
+
+def one_of(value: object, choices: tuple[str, ...], name: str) -> None:
+    """Raise unless ``value`` is one of the strings ``choices``."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}: need one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def is_count(n: object) -> bool:
@@ -41,7 +52,25 @@ def is_count(n: object) -> bool:
 
 
 def _as_array(x: ArrayLike, name: str) -> NDArray[Any]:
+    if isinstance(x, np.ma.MaskedArray):
+        raise ValueError(f"{name}: need an array without a mask, got a MaskedArray; fill it first with .filled()")
     try:
         return np.asarray(x)
     except (TypeError, ValueError, RuntimeError) as error:  # unequal lengths, or a tensor that NumPy can't read
-        raise ValueError(f"{name}: need an array of real numbers, got a {type(x).__name__}: {error}") from error
+        raise ValueError(f"{name}: need an array of numbers, got a {type(x).__name__}: {error}") from error
+
+
+def _kind(x: object, given: NDArray[Any]) -> str:
+    return f"dtype {given.dtype}" if isinstance(x, np.ndarray) else f"a {type(x).__name__} (dtype {given.dtype})"
+
+
+def _same_values(x: ArrayLike, given: NDArray[Any], y: NDArray[np.float64]) -> bool:
+    """Whether ``y`` holds what ``x`` did, which became the array ``given`` in between."""
+    if isinstance(x, list | tuple) and given.dtype.kind == "f":  # NumPy may have rounded integers among floats
+        exact, stored = np.asarray(x, dtype=object), y.astype(object)
+        return not np.any((exact != stored) & (exact == exact))
+    if given.dtype.kind in "iu" and y.size and max(y.max(), -y.min()) >= 2**53:
+        magnitude = np.atleast_1d(np.abs(given).astype(np.uint64))
+        lowest_bit = magnitude & (~magnitude + np.uint64(1))
+        return bool((magnitude // np.maximum(lowest_bit, np.uint64(1)) < 2**53).all())
+    return given.dtype.itemsize <= 8 or np.array_equal(given, y, equal_nan=True)

@@ -11,7 +11,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from quantcourse._checks import as_float64, as_integers, is_count
+from quantcourse._checks import as_float64, as_integers, is_count, one_of, refuse
+
+__all__ = ["QFormat", "add", "multiply"]
 
 Rounding = Literal["even", "half_away", "half_up", "zero", "floor"]
 Overflow = Literal["saturate", "wrap"]
@@ -21,9 +23,16 @@ Overflow = Literal["saturate", "wrap"]
 class QFormat:
     """The format Q(integer_bits).(fraction_bits), with a sign bit of its own when ``signed``.
 
-    Raises:
-        ValueError: if a width is no integer >= 0, or the format has no bit or more than 53.
+    Args:
+        integer_bits: bits before the point, the sign not counted (some authors count it).
+        fraction_bits: bits after the point.
+        signed: whether there is a sign bit, as the top bit of a two's-complement integer.
 
+    Raises:
+        ValueError: if a width is no integer >= 0, if the format has no bit or more than 53, or if ``signed`` is
+            no truth value.
+
+    Source: Yates, Fixed-Point Arithmetic: An Introduction, which calls it A(integer_bits, fraction_bits).
     Chapter: *Fixed point*.
 
     >>> q = QFormat(integer_bits=3, fraction_bits=4)
@@ -37,7 +46,7 @@ class QFormat:
 
     def __post_init__(self) -> None:
         widths = (self.integer_bits, self.fraction_bits)
-        if self.signed not in (True, False):
+        if not isinstance(self.signed, bool):
             raise ValueError(f"signed: need True or False, got {self.signed!r}")
         if not all(is_count(w) for w in widths) or not 1 <= self.bits <= 53:
             raise ValueError(
@@ -99,21 +108,19 @@ class QFormat:
         >>> QFormat(7, 0).encode([127, 128, 129], overflow="wrap")
         array([ 127, -128, -127])
         """
-        if overflow not in ("saturate", "wrap"):
-            raise ValueError(f"overflow: need 'saturate' or 'wrap', got {overflow!r}")
-        x = as_float64(x)
-        if np.isnan(x).any():
-            raise ValueError(f"x: {np.isnan(x).sum()} of {x.size} values are NaN, and fixed point has no code for NaN")
-        if overflow == "wrap" and np.isinf(x).any():
-            raise ValueError(f"x: {np.isinf(x).sum()} of {x.size} values are infinite, and infinity can't wrap")
-        if overflow == "wrap":
-            x = np.fmod(x, 2.0 ** (self.integer_bits + self.signed))  # whole turns, exactly: the quotient stays small
-        with np.errstate(over="ignore"):  # a quotient beyond float64 is beyond the range too
-            q = _round(x / self.resolution, rounding)
+        one_of(rounding, ("even", "half_away", "half_up", "zero", "floor"), "rounding")
+        one_of(overflow, ("saturate", "wrap"), "overflow")
+        x = as_float64(x, "x")
+        refuse(np.isnan(x), "NaN, and fixed point has no code for NaN", "x")
         if overflow == "saturate":
+            with np.errstate(over="ignore"):  # a quotient beyond float64 is beyond the range too
+                q = _round(x / self.resolution, rounding)
             return np.clip(q, self.min_code, self.max_code).astype(np.int64)[()]
-        lowest_bits = np.mod(q, 2.0**self.bits).astype(np.int64)
-        return np.where(lowest_bits > self.max_code, lowest_bits - (1 << self.bits), lowest_bits)[()]
+        refuse(np.isinf(x), "infinite, and infinity can't wrap", "x")
+        x = np.fmod(x, 2.0 ** (self.integer_bits + self.signed))  # whole turns, exactly: the quotient stays small
+        whole = _round(x / self.resolution, rounding).astype(np.int64)
+        lowest_bits: NDArray[np.int64] = (whole - self.min_code) & ((1 << self.bits) - 1)
+        return (lowest_bits + self.min_code)[()]
 
     def decode(self, q: ArrayLike) -> NDArray[np.float64]:
         """The real values that the integers ``q`` stand for; exact, since 53 bits fit a float64.
@@ -137,6 +144,8 @@ class QFormat:
     def round(self, x: ArrayLike, rounding: Rounding = "even", overflow: Overflow = "saturate") -> NDArray[np.float64]:
         """The representable real values next to ``x``: ``decode(encode(x))``, with the same arguments and errors.
 
+        Chapter: *Fixed point*.
+
         >>> QFormat(3, 4).round([0.1, 100.0])
         array([0.125 , 7.9375])
         """
@@ -145,16 +154,17 @@ class QFormat:
     def sum_format(self, other: "QFormat") -> "QFormat":
         """The smallest format that holds every sum of a number of this format and one of ``other``.
 
-        One more integer bit than the wider (and one for an unsigned number that meets a sign).
+        At most one more integer bit than the wider, and a sign if either has one.
 
         Raises:
-            ValueError: if that takes more than 53 bits.
+            ValueError: if ``other`` is no QFormat, or the result takes more than 53 bits.
 
         Chapter: *Fixed point*.
 
         >>> QFormat(3, 4).sum_format(QFormat(3, 4))
         QFormat(integer_bits=4, fraction_bits=4, signed=True)
         """
+        _check_format(other, "other")
         fraction_bits = max(self.fraction_bits, other.fraction_bits)
         shift, other_shift = fraction_bits - self.fraction_bits, fraction_bits - other.fraction_bits
         low = (self.min_code << shift) + (other.min_code << other_shift)
@@ -164,16 +174,17 @@ class QFormat:
     def product_format(self, other: "QFormat") -> "QFormat":
         """The smallest format that holds every product of a number of this format and one of ``other``.
 
-        The fraction bits add up.  So do the integer bits; two signed numbers need one more, for min * min.
+        The fraction bits add up.  So do the integer bits at most; two signed numbers may need one more, for min * min.
 
         Raises:
-            ValueError: if that takes more than 53 bits.
+            ValueError: if ``other`` is no QFormat, or the result takes more than 53 bits.
 
         Chapter: *Fixed point*.
 
         >>> QFormat(3, 4).product_format(QFormat(3, 4))
         QFormat(integer_bits=7, fraction_bits=8, signed=True)
         """
+        _check_format(other, "other")
         fraction_bits = self.fraction_bits + other.fraction_bits
         corners = [a * b for a in (self.min_code, self.max_code) for b in (other.min_code, other.max_code)]
         return _smallest_format(min(corners), max(corners), fraction_bits)
@@ -190,7 +201,8 @@ def add(p: ArrayLike, p_format: QFormat, q: ArrayLike, q_format: QFormat) -> tup
         ``(codes, format)`` with ``format = p_format.sum_format(q_format)``.
 
     Raises:
-        ValueError: if codes are no integers or out of their range, or the sum takes more than 53 bits.
+        ValueError: if codes are no integers or out of their range, if shapes do not broadcast, if a format is no
+            QFormat, or if the sum takes more than 53 bits.
 
     Chapter: *Fixed point*.
 
@@ -198,10 +210,11 @@ def add(p: ArrayLike, p_format: QFormat, q: ArrayLike, q_format: QFormat) -> tup
     >>> int(codes), form, float(form.decode(codes))
     (48, QFormat(integer_bits=4, fraction_bits=4, signed=True), 3.0)
     """
+    p_codes, q_codes = _operands(p, p_format, q, q_format)
     form = p_format.sum_format(q_format)
-    p = _codes(p, p_format, "p") << form.fraction_bits - p_format.fraction_bits
-    q = _codes(q, q_format, "q") << form.fraction_bits - q_format.fraction_bits
-    return p + q, form
+    p_aligned = p_codes << form.fraction_bits - p_format.fraction_bits
+    q_aligned = q_codes << form.fraction_bits - q_format.fraction_bits
+    return p_aligned + q_aligned, form
 
 
 def multiply(p: ArrayLike, p_format: QFormat, q: ArrayLike, q_format: QFormat) -> tuple[NDArray[np.int64], QFormat]:
@@ -215,7 +228,8 @@ def multiply(p: ArrayLike, p_format: QFormat, q: ArrayLike, q_format: QFormat) -
         ``(codes, format)`` with ``format = p_format.product_format(q_format)``.
 
     Raises:
-        ValueError: if codes are no integers or out of their range, or the product takes more than 53 bits.
+        ValueError: if codes are no integers or out of their range, if shapes do not broadcast, if a format is no
+            QFormat, or if the product takes more than 53 bits.
 
     Chapter: *Fixed point*.
 
@@ -223,7 +237,27 @@ def multiply(p: ArrayLike, p_format: QFormat, q: ArrayLike, q_format: QFormat) -
     >>> int(codes), form, float(form.decode(codes))
     (960, QFormat(integer_bits=7, fraction_bits=8, signed=True), 3.75)
     """
-    return _codes(p, p_format, "p") * _codes(q, q_format, "q"), p_format.product_format(q_format)
+    p_codes, q_codes = _operands(p, p_format, q, q_format)
+    form = p_format.product_format(q_format)
+    return p_codes * q_codes, form
+
+
+def _operands(
+    p: ArrayLike, p_format: QFormat, q: ArrayLike, q_format: QFormat
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    _check_format(p_format, "p_format")
+    _check_format(q_format, "q_format")
+    p_codes, q_codes = _codes(p, p_format, "p"), _codes(q, q_format, "q")
+    try:
+        np.broadcast_shapes(p_codes.shape, q_codes.shape)
+    except ValueError as error:
+        raise ValueError(f"p, q: need shapes that broadcast, got {p_codes.shape} and {q_codes.shape}") from error
+    return p_codes, q_codes
+
+
+def _check_format(form: object, name: str) -> None:
+    if not isinstance(form, QFormat):
+        raise ValueError(f"{name}: need a QFormat, got {form!r}")
 
 
 def _codes(q: ArrayLike, form: QFormat, name: str) -> NDArray[np.int64]:
@@ -233,6 +267,9 @@ def _codes(q: ArrayLike, form: QFormat, name: str) -> NDArray[np.int64]:
 def _smallest_format(low: int, high: int, fraction_bits: int) -> QFormat:
     """The smallest format with ``fraction_bits`` whose codes reach from ``low`` to ``high``."""
     magnitude_bits = max(high.bit_length(), (-low - 1).bit_length() if low < 0 else 0)
+    bits = max(magnitude_bits, fraction_bits) + (low < 0)
+    if bits > 53:
+        raise ValueError(f"formats: the exact result takes {bits} bits, need at most 53")
     return QFormat(max(magnitude_bits - fraction_bits, 0), fraction_bits, signed=low < 0)
 
 
@@ -246,9 +283,7 @@ def _round(v: NDArray[np.float64], rounding: Rounding) -> NDArray[np.float64]:
         return np.floor(v)
     if rounding == "half_up":
         return _round_half_up(v)
-    if rounding == "half_away":
-        return np.copysign(_round_half_up(np.abs(v)), v)
-    raise ValueError(f"rounding: need 'even', 'half_away', 'half_up', 'zero' or 'floor', got {rounding!r}")
+    return np.copysign(_round_half_up(np.abs(v)), v)
 
 
 def _round_half_up(v: NDArray[np.float64]) -> NDArray[np.float64]:

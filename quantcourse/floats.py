@@ -5,6 +5,7 @@ exponent.  Everything else follows from two facts: a stored number is an integer
 its code counts upward from zero.  Explained in the chapter *Floating point*.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -12,7 +13,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from quantcourse._checks import as_float64, as_integers, is_count
+from quantcourse._checks import as_float64, as_integers, is_count, one_of, refuse
+
+__all__ = [
+    "BF16",
+    "FP4_E2M1",
+    "FP8_E4M3",
+    "FP8_E5M2",
+    "FP16",
+    "FP24",
+    "FP32",
+    "FP64",
+    "TF32",
+    "FloatFormat",
+    "formats",
+]
 
 Specials = Literal["ieee", "fn", "finite"]
 Mode = Literal["even", "zero", "stochastic"]
@@ -20,17 +35,25 @@ Mode = Literal["even", "zero", "stochastic"]
 
 @dataclass(frozen=True)
 class FloatFormat:
-    """A binary float: one sign bit, ``exponent_bits``, ``fraction_bits``.
+    """A binary float with a sign bit, a biased exponent and a fraction.  Two formats are equal if all fields are.
 
-    ``specials`` says what the codes with the largest stored exponent stand for: ``"ieee"`` keeps that
-    exponent for infinity and NaN, ``"fn"`` (finite, with NaN) gives up infinity and keeps only the last
-    code for NaN, ``"finite"`` has numbers only.  ``bias=None`` means ``2**(exponent_bits - 1) - 1``.
+    Args:
+        name: what to call it in tables and errors.
+        exponent_bits: 1 to 11.
+        fraction_bits: 0 to 52, so one less than the significant bits.
+        bias: what is added to the exponent before storing; ``None`` means ``2**(exponent_bits - 1) - 1``.
+        specials: what the codes with the largest stored exponent stand for: ``"ieee"`` keeps that exponent for
+            infinity and NaN; ``"fn"`` (finite, with NaN) has no infinity, and keeps the last code of each sign
+            for NaN; ``"finite"`` has numbers only.
+
+    Every format has a sign and a zero, so a bare exponent such as the MX scale E8M0 is none.
 
     Raises:
-        ValueError: if the widths, the bias or ``specials`` describe no format whose values are all float64.
+        ValueError: if a field is of the wrong type or out of its range, if no positive number is left, or if
+            exponents leave those of float64's normal numbers, -1022 to 1023.
 
-    Source: IEEE 754-2019, section 3.4; for ``"fn"`` OCP 8-bit Floating Point Specification 1.0, section 5.
-    Chapter: *Floating point*.
+    Source: IEEE 754-2019, section 3.4; for ``"fn"`` OCP 8-bit Floating Point Specification 1.0, section 5; for
+    ``"finite"`` OCP Microscaling Formats Specification 1.0, section 5.3.  Chapter: *Floating point*.
 
     >>> FP16.max, FP16.smallest_normal, FP16.smallest_subnormal
     (65504.0, 6.103515625e-05, 5.960464477539063e-08)
@@ -46,18 +69,19 @@ class FloatFormat:
 
     def __post_init__(self) -> None:
         widths = (self.exponent_bits, self.fraction_bits)
+        if not isinstance(self.name, str):
+            raise ValueError(f"name: need a string, got {self.name!r}")
         if not all(is_count(w) for w in widths) or not (1 <= widths[0] <= 11 and widths[1] <= 52):
             raise ValueError(f"exponent_bits, fraction_bits: need Python integers in 1..11 and 0..52, got {widths}")
-        if self.specials not in ("ieee", "fn", "finite"):
-            raise ValueError(f"specials: need 'ieee', 'fn' or 'finite', got {self.specials!r}")
+        one_of(self.specials, ("ieee", "fn", "finite"), "specials")
         if self.specials == "ieee" and (self.exponent_bits < 2 or self.fraction_bits < 1):
             raise ValueError(f"specials='ieee': needs 2 exponent bits and 1 fraction bit or more, got {widths}")
         if self.specials == "fn" and self.exponent_bits + self.fraction_bits < 2:
             raise ValueError(f"specials='fn': with widths {widths} no positive number is left beside NaN")
         if self.bias is None:
             object.__setattr__(self, "bias", 2 ** (self.exponent_bits - 1) - 1)
-        if not isinstance(self.bias, int):
-            raise ValueError(f"bias: need an integer, got {self.bias!r}")
+        if not isinstance(self.bias, int) or isinstance(self.bias, bool):
+            raise ValueError(f"bias: need a Python integer, got {self.bias!r}")
         if self._lowest_exponent < -1022 or self._highest_exponent > 1023:
             raise ValueError(
                 f"bias={self.bias}: exponents run from {self._lowest_exponent} to {self._highest_exponent}, "
@@ -100,14 +124,14 @@ class FloatFormat:
             Powers of two, same shape; NaN where ``x`` is NaN or infinite.
 
         Raises:
-            ValueError: if ``x`` is not numeric, or holds an integer that float64 cannot.
+            ValueError: if ``x`` is not numeric, or holds a number that float64 cannot.
 
-        Chapter: *Floating point*, equation for the ulp.
+        Source: Muller et al., Handbook of Floating-Point Arithmetic, section 2.3.2.  Chapter: *Floating point*.
 
         >>> FP16.ulp([1.0, 2048.0, 0.0])
         array([9.76562500e-04, 2.00000000e+00, 5.96046448e-08])
         """
-        x = as_float64(x)
+        x = as_float64(x, "x")
         return np.where(np.isfinite(x), self._ulp(x.ravel()).reshape(x.shape), np.nan)[()]
 
     def round(
@@ -120,20 +144,22 @@ class FloatFormat:
         """Numbers of this format next to ``x``, as float64: ``rint(x / ulp(x)) * ulp(x)``.
 
         Args:
-            x: real values, infinities and NaN, any shape.
-            saturate: what is too large becomes the largest finite number, infinity included.  Without it
-                such values become infinity (``"ieee"``) or NaN (``"fn"``); ``"finite"`` always saturates.
+            x: real values, infinities and NaN, any shape (truth values count as 0 and 1).
+            saturate: what is too large becomes the largest finite number, infinity included; NaN stays NaN.
+                Without it such values become infinity (``"ieee"``) or NaN (``"fn"``); ``"finite"`` always
+                saturates.
             mode: ``"even"``: to nearest, ties to the even significand (so without fraction bits, where all
                 significands are 1, away from zero); ``"zero"``: toward zero, so finite values
-                never overflow; ``"stochastic"``: up or down with probabilities that keep the mean.
+                never overflow; ``"stochastic"``: up or down with probabilities that keep the mean of values
+                up to ``max``.
             rng: generator or seed of the stochastic mode; other modes do not use it.
 
         Returns:
             float64, same shape; the sign of zero is kept.
 
         Raises:
-            ValueError: for an unknown ``mode``, for NaN in a ``"finite"`` format, if ``x`` is not numeric,
-                for an ``rng`` that is no generator or seed, or if ``x`` holds an integer that float64 cannot.
+            ValueError: for NaN in a ``"finite"`` format, if ``x`` is not numeric or holds a number that float64
+                cannot, or for a ``saturate``, ``mode`` or ``rng`` other than those above.
 
         Source: IEEE 754-2019, section 4.3.  Chapter: *Floating point*.
 
@@ -142,21 +168,17 @@ class FloatFormat:
         >>> FP8_E4M3.round([460, 470]), FP8_E4M3.round(470, saturate=True)
         (array([448.,  nan]), np.float64(448.0))
         """
-        x = as_float64(x)
-        if mode not in ("even", "zero", "stochastic"):
-            raise ValueError(f"mode: need 'even', 'zero' or 'stochastic', got {mode!r}")
-        rng = _generator(rng if mode == "stochastic" else 0)
+        one_of(mode, ("even", "zero", "stochastic"), "mode")
+        generator = _generator(rng) if mode == "stochastic" else None
+        x = self._checked(x, saturate)
         y = np.empty(x.shape)
-        flat_x, flat_y = x.reshape(-1), y.reshape(-1)
-        for start in range(0, x.size, _BLOCK):
-            block = slice(start, start + _BLOCK)
-            self._round_into(flat_y[block], flat_x[block], mode, rng)
-        if y.size and not -self.max <= y.min() <= y.max() <= self.max:  # so also when there is a NaN
-            y = self._overflow(x, y, saturate, mode)
+        _in_blocks(lambda y, x: self._round_into(y, x, saturate, mode, generator), y, x)
         return y[()]
 
     def encode(self, x: ArrayLike, saturate: bool = False) -> NDArray[np.unsignedinteger[Any]]:
         """Codes of ``x`` rounded to nearest, ties to even: sign, exponent and fraction as one integer.
+
+        For another rounding mode, encode what :meth:`round` gives.
 
         Args:
             x: real values, infinities and NaN, any shape.  A NaN keeps its sign and, in ``"ieee"``, the
@@ -169,28 +191,18 @@ class FloatFormat:
         Raises:
             ValueError: as :meth:`round`.
 
-        Chapter: *Floating point*.
+        Source: IEEE 754-2019, section 3.4.  Chapter: *Floating point*.
 
         >>> [f"{code:016b}" for code in FP16.encode([1.0, -2.0, 2.0**-24])]
         ['0011110000000000', '1100000000000000', '0000000000000001']
         """
-        x = as_float64(x)
-        shape, x = x.shape, x.ravel()
-        y = np.abs(self.round(x, saturate))
-        finite = np.isfinite(y)
-        y[~finite] = 0
-        # A magnitude code counts the numbers below it: y / gap, and 2**fraction_bits more for each doubling of the gap.
-        gap = self._ulp(y)
-        doublings = np.frexp(gap)[1] - np.frexp(self.smallest_subnormal)[1]
-        code = (doublings.astype(np.uint64) << np.uint64(self.fraction_bits)) + (y / gap).astype(np.uint64)
-        if not finite.all():
-            code[~finite] = self._special_codes(x[~finite])
-        code |= np.signbit(x).astype(np.uint64) << np.uint64(self.bits - 1)
-        codes: NDArray[np.unsignedinteger[Any]] = code.astype(self._code_type).reshape(shape)[()]
-        return codes
+        x = self._checked(x, saturate)
+        codes = np.empty(x.shape, np.min_scalar_type(2**self.bits - 1))
+        _in_blocks(lambda codes, x: self._encode_into(codes, x, saturate), codes, x)
+        return codes[()]
 
     def decode(self, codes: ArrayLike) -> NDArray[np.float64]:
-        """Values of ``codes``: ``(-1)**s * significand * 2**(exponent - fraction_bits)``.
+        """Values of ``codes``: ``(-1)**sign * significand * 2**(exponent - fraction_bits)``.
 
         Args:
             codes: integers in ``0 .. 2**bits - 1``, any shape.
@@ -207,17 +219,10 @@ class FloatFormat:
         array([0.000000e+00, 1.953125e-03, 1.000000e+00, 4.480000e+02,
                         nan])
         """
-        sign, stored, fraction = self._split(codes)
-        leading_one = (stored > 0).astype(np.int64)
-        significand = fraction + (leading_one << self.fraction_bits)
-        exponent = (np.maximum(stored, 1) - self.bias - self.fraction_bits).astype(np.intc)  # int64 fails on Windows
-        with np.errstate(over="ignore"):  # the special codes of FP64, replaced below
-            value = np.asarray(np.ldexp(significand.astype(np.float64), exponent))
-        value[sign == 1] *= -1
-        beyond = ((stored << self.fraction_bits) + fraction) > self._max_code
-        if beyond.any():
-            value[beyond] = self._special_values(sign[beyond], fraction[beyond])
-        return value[()]
+        codes = as_integers(codes, 0, 2**self.bits - 1, "codes")
+        values = np.empty(codes.shape)
+        _in_blocks(self._decode_into, values, codes)
+        return values[()]
 
     def fields(self, x: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """The three integers stored for ``x``: sign, exponent (with the bias in it) and fraction.
@@ -231,43 +236,42 @@ class FloatFormat:
         Raises:
             ValueError: as :meth:`round`.
 
-        Chapter: *Floating point*.
+        Source: IEEE 754-2019, section 3.4.  Chapter: *Floating point*.
 
         >>> [int(field) for field in FP32.fields(-6.5)]  # -1.625 * 2**(129 - 127), 0.625 * 2**23 = 5242880
         [1, 129, 5242880]
         """
-        sign, exponent, fraction = self._split(self.encode(x))
-        return sign[()], exponent[()], fraction[()]
+        return self._split(self.encode(x))
 
     def neighbours(self, x: float, count: int = 1) -> NDArray[np.float64]:
         """The number nearest to ``x`` with ``count`` numbers of this format on either side, ascending.
 
         Args:
             x: one real value that rounds to a finite one.
-            count: how many on each side; fewer come back where the format ends.
+            count: how many on each side, 1,000,000 at most; fewer come back where the format ends.
 
         Returns:
             float64, at most ``2 * count + 1`` values; zero counts once.
 
         Raises:
-            ValueError: if ``x`` is no single number or rounds to no finite one, or ``count`` is no count.
+            ValueError: if ``x`` is no single number or rounds to no finite one, or ``count`` is no integer in
+                0 to 1,000,000.
 
-        Chapter: *Floating point*.
+        Source: IEEE 754-2019, section 5.3.1 (nextUp and nextDown).  Chapter: *Floating point*.
 
         >>> FP16.neighbours(2048, count=2)
         array([2046., 2047., 2048., 2050., 2052.])
         """
-        center = self.round(x)
-        if center.ndim or not np.isfinite(center):
-            raise ValueError(f"x: need one number that is finite in {self.name}, got {x!r}")
-        if not is_count(count):
-            raise ValueError(f"count: need a Python integer >= 0, got {count!r}")
-        sign_bit = 2 ** (self.bits - 1)
-        code = int(self.encode(center))
-        index = code if code < sign_bit else -(code - sign_bit)  # negative zero becomes zero
-        ends = max(index - count, -self._max_code), min(index + count, self._max_code)
-        index_range = np.array(range(ends[0], ends[1] + 1), dtype=np.int64)
-        return np.copysign(self.decode(np.abs(index_range)), index_range)
+        centre = self.round(x)
+        if centre.ndim or not np.isfinite(centre):
+            got = f"shape {centre.shape}" if centre.ndim else repr(x)
+            raise ValueError(f"x: need one number that is finite in {self.name}, got {got}")
+        if not is_count(count) or count > 1_000_000:
+            raise ValueError(f"count: need a Python integer in 0..1000000, got {count!r}")
+        position = int(self.encode(np.abs(centre))) * (-1 if centre < 0 else 1)  # how many numbers from zero
+        first, last = max(position - count, -self._max_code), min(position + count, self._max_code)
+        positions = np.arange(first, last + 1, dtype=np.int64)
+        return np.copysign(self.decode(np.abs(positions)), positions)
 
     # Below: pieces of the equations above.
 
@@ -284,10 +288,13 @@ class FloatFormat:
         special_codes = {"ieee": 1 << self.fraction_bits, "fn": 1, "finite": 0}[self.specials]
         return (1 << self.exponent_bits + self.fraction_bits) - special_codes - 1
 
-    @property
-    def _code_type(self) -> np.dtype[np.unsignedinteger[Any]]:
-        smallest: np.dtype[np.unsignedinteger[Any]] = np.min_scalar_type(2**self.bits - 1)
-        return smallest
+    def _checked(self, x: ArrayLike, saturate: object) -> NDArray[np.float64]:
+        if not isinstance(saturate, bool | np.bool_):
+            raise ValueError(f"saturate: need True or False, got {saturate!r}")
+        values = as_float64(x, "x")
+        if self.specials == "finite":
+            refuse(np.isnan(values), f"NaN, and {self.name} has no code for NaN", "x")
+        return values
 
     def _ulp(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """The ulp without a check; that of ``max`` where ``x`` is NaN or infinite."""
@@ -296,8 +303,15 @@ class FloatFormat:
         largest = 2.0 ** (self._highest_exponent - self.fraction_bits)
         return np.clip(binade, self.smallest_subnormal, largest, out=binade)
 
-    def _round_into(self, y: NDArray[np.float64], x: NDArray[np.float64], mode: Mode, rng: np.random.Generator) -> None:
-        """Write ``x`` rounded to multiples of its ulp into ``y``, as if there were no largest number."""
+    def _round_into(
+        self,
+        y: NDArray[np.float64],
+        x: NDArray[np.float64],
+        saturate: bool,
+        mode: Mode,
+        rng: np.random.Generator | None,
+    ) -> None:
+        """Write ``x`` rounded to multiples of its ulp into ``y``."""
         ulp = self._ulp(x)
         # Beyond max the quotient may leave float64, and is infinite either way; a signalling NaN stays a NaN.
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -306,82 +320,121 @@ class FloatFormat:
                 np.rint(y, out=y)
             elif mode == "zero":
                 np.trunc(y, out=y)
-            else:
-                _round_stochastically_into(y, rng)
+            elif rng is not None:
+                _round_stochastically(y, rng)
             y *= ulp
+        if not -self.max <= y.min() <= y.max() <= self.max:  # so also when there is a NaN
+            self._overflow(y, x, saturate, mode)
 
-    def _overflow(
-        self, x: NDArray[np.float64], y: NDArray[np.float64], saturate: bool, mode: Mode
-    ) -> NDArray[np.float64]:
-        """Values ``y`` rounded from ``x`` with those beyond ``max`` replaced by what the format says."""
-        if self.specials == "finite" and np.isnan(x).any():
-            count = int(np.isnan(x).sum())
-            raise ValueError(f"x: {count} of {x.size} values are NaN, and {self.name} has no code for NaN")
+    def _overflow(self, y: NDArray[np.float64], x: NDArray[np.float64], saturate: bool, mode: Mode) -> None:
+        """Replace what lies beyond ``max`` in ``y``, which was rounded from ``x``, by what the format says."""
         if saturate or self.specials == "finite":
-            return np.clip(y, -self.max, self.max)
-        beyond = np.abs(y) > self.max
-        toward_zero = beyond & np.isfinite(x) & (mode == "zero")
-        y = np.where(beyond, np.copysign(np.inf if self.specials == "ieee" else np.nan, x), y)
-        return np.where(toward_zero, np.copysign(self.max, x), y)
+            instead = np.full(x.shape, self.max)
+        else:
+            infinite = np.inf if self.specials == "ieee" else np.nan
+            instead = np.where((mode == "zero") & np.isfinite(x), self.max, infinite)
+        np.copyto(y, np.copysign(instead, x), where=np.abs(y) > self.max)
 
-    def _split(self, codes: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        codes = as_integers(codes, 0, 2**self.bits - 1, "codes").astype(np.uint64)
-        sign = codes >> np.uint64(self.bits - 1)
-        stored = (codes >> np.uint64(self.fraction_bits)) & np.uint64(2**self.exponent_bits - 1)
-        fraction = codes & np.uint64(2**self.fraction_bits - 1)
-        return sign.astype(np.int64), stored.astype(np.int64), fraction.astype(np.int64)
+    def _encode_into(self, codes: NDArray[np.unsignedinteger[Any]], x: NDArray[np.float64], saturate: bool) -> None:
+        """Write the codes of ``x`` into ``codes``."""
+        y = np.empty(x.shape)
+        self._round_into(y, x, saturate, "even", None)
+        special = ~np.isfinite(y)
+        magnitude = np.where(special, 0, np.abs(y))
+        # The code counts the numbers below: magnitude / gap, and 2**fraction_bits more for each doubling of the gap.
+        gap = self._ulp(magnitude)
+        doublings = np.frexp(gap)[1] - np.frexp(self.smallest_subnormal)[1]
+        code = (doublings.astype(np.int64) << self.fraction_bits) + (magnitude / gap).astype(np.int64)
+        if special.any():
+            code[special] = self._special_codes(x[special])
+        codes[:] = code | np.signbit(x).astype(np.int64) << self.bits - 1
 
-    def _special_codes(self, x: NDArray[np.float64]) -> NDArray[np.uint64]:
+    def _decode_into(self, values: NDArray[np.float64], codes: NDArray[np.integer]) -> None:
+        """Write the values of ``codes`` into ``values``."""
+        sign, stored, fraction = self._split(codes)
+        significand = fraction + np.where(stored > 0, 1 << self.fraction_bits, 0)
+        exponent = (np.maximum(stored, 1) - self.bias - self.fraction_bits).astype(np.intc)  # int64 fails on Windows
+        with np.errstate(over="ignore"):  # the special codes of FP64, replaced below
+            np.ldexp(significand.astype(np.float64), exponent, out=values)
+        values[sign == 1] *= -1
+        special = (stored << self.fraction_bits) + fraction > self._max_code
+        values[special] = self._special_values(sign[special], fraction[special])
+
+    def _split(self, codes: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Sign, stored exponent and fraction of valid codes."""
+        bits = codes.astype(np.uint64).view(np.int64)
+        sign = bits >> self.bits - 1 & 1
+        stored = bits >> self.fraction_bits & (1 << self.exponent_bits) - 1
+        fraction = bits & (1 << self.fraction_bits) - 1
+        return sign, stored, fraction
+
+    def _special_codes(self, x: NDArray[np.float64]) -> NDArray[np.int64]:
         """Magnitude codes of values that are infinite or NaN in this format."""
         if self.specials == "fn":
-            return np.full(x.shape, 2 ** (self.bits - 1) - 1, dtype=np.uint64)
-        infinity = np.uint64(self._max_code + 1)
-        payload = (x.view(np.uint64) & np.uint64(2**52 - 1)) >> np.uint64(52 - self.fraction_bits)
-        quiet = np.uint64(2 ** (self.fraction_bits - 1))  # a NaN whose payload is cut away must not become infinity
+            return np.full(x.shape, self._max_code + 1)
+        infinity = self._max_code + 1
+        payload = (x.view(np.int64) & (1 << 52) - 1) >> 52 - self.fraction_bits
+        quiet = 1 << self.fraction_bits - 1  # a NaN whose payload is cut away must not become infinity
         return np.where(np.isnan(x), infinity + np.where(payload == 0, quiet, payload), infinity)
 
     def _special_values(self, sign: NDArray[np.int64], fraction: NDArray[np.int64]) -> NDArray[np.float64]:
         """Infinity for fraction 0 in an ``"ieee"`` format, else a NaN with the fraction as payload."""
-        payload = fraction << (52 - self.fraction_bits)
+        payload = fraction << 52 - self.fraction_bits
         if self.specials == "fn":
             payload |= 1 << 51  # quiet: without fraction bits it would be infinity
         return (sign << 63 | _FP64_EXPONENT_MASK | payload).view(np.float64)
 
 
 _FP64_EXPONENT_MASK = np.int64(0x7FF << 52)
-_BLOCK = 2**14  # values rounded at a time: small enough for the cache, which halves the time
+_BLOCK = 2**14  # values computed at a time: small enough for the cache, which halves the time
+
+
+def _in_blocks(function: Callable[..., None], out: NDArray[Any], x: NDArray[Any]) -> None:
+    """Call ``function(out, x)`` for one block of both after the other."""
+    flat_out, flat_x = out.reshape(-1), x.reshape(-1)
+    for start in range(0, x.size, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        function(flat_out[block], flat_x[block])
 
 
 def _generator(rng: np.random.Generator | int | None) -> np.random.Generator:
-    try:
-        return np.random.default_rng(rng)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"rng: need a generator, a seed >= 0 or None, got {rng!r}") from error
+    if not (rng is None or is_count(rng) or isinstance(rng, np.random.Generator)):
+        raise ValueError(f"rng: need a NumPy Generator, a seed >= 0 or None, got {rng!r}")
+    return np.random.default_rng(rng)
 
 
-def _round_stochastically_into(y: NDArray[np.float64], rng: np.random.Generator) -> None:
-    """Round ``y`` up with probability equal to its fractional part, else down; signs of zero are kept."""
+def _round_stochastically(y: NDArray[np.float64], rng: np.random.Generator) -> None:
+    """Round ``y`` in place, up with probability equal to its fractional part, else down; signs of zero are kept."""
     below = np.floor(y)
     with np.errstate(invalid="ignore"):  # infinity has no fractional part
         up = rng.random(y.shape) < y - below
     np.copysign(below + up, y, out=y)
 
 
+#: Double precision, 1-11-52 (IEEE 754-2019 binary64).
 FP64 = FloatFormat("FP64", 11, 52)
+#: Single precision, 1-8-23 (IEEE 754-2019 binary32).
 FP32 = FloatFormat("FP32", 8, 23)
-TF32 = FloatFormat("TF32", 8, 10)
-BF16 = FloatFormat("BF16", 8, 7)
+#: 1-7-16, the arithmetic of graphics chips around 2003 (GPU Gems 2, chapter 32); here with subnormals.
 FP24 = FloatFormat("FP24", 7, 16)
+#: 1-8-10, what some multipliers keep of an FP32 input (NVIDIA A100 white paper).
+TF32 = FloatFormat("TF32", 8, 10)
+#: Half precision, 1-5-10 (IEEE 754-2019 binary16).
 FP16 = FloatFormat("FP16", 5, 10)
+#: bfloat16, 1-8-7: the upper half of FP32 (Kalamkar et al. 2019).
+BF16 = FloatFormat("BF16", 8, 7)
+#: 1-4-3 without infinity (OCP 8-bit Floating Point Specification 1.0).
 FP8_E4M3 = FloatFormat("FP8 E4M3", 4, 3, specials="fn")
+#: 1-5-2 (OCP 8-bit Floating Point Specification 1.0).
 FP8_E5M2 = FloatFormat("FP8 E5M2", 5, 2)
+#: 1-2-1, numbers only (OCP Microscaling Formats Specification 1.0).
 FP4_E2M1 = FloatFormat("FP4 E2M1", 2, 1, specials="finite")
 
 
 def formats() -> tuple[FloatFormat, ...]:
-    """The formats of the course, widest first.
+    """The formats of the course, widest first.  Chapter: *Floating point*.
 
-    >>> [f.bits for f in formats()]
-    [64, 32, 19, 16, 24, 16, 8, 8, 4]
+    >>> [form.bits for form in formats()]
+    [64, 32, 24, 19, 16, 16, 8, 8, 4]
     """
-    return FP64, FP32, TF32, BF16, FP24, FP16, FP8_E4M3, FP8_E5M2, FP4_E2M1
+    return FP64, FP32, FP24, TF32, FP16, BF16, FP8_E4M3, FP8_E5M2, FP4_E2M1

@@ -17,7 +17,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.transforms import offset_copy
 from numpy.typing import ArrayLike, NDArray
 
 from quantcourse.fixed import QFormat
@@ -79,6 +80,28 @@ def show_source(*objects: Callable[..., Any] | property | cached_property[Any]) 
     print("\n\n".join(sources))
 
 
+def bit_fields(form: FloatFormat, x: float) -> None:
+    """The stored bits of ``x`` as a row of boxes, coloured and labelled by field."""
+    fields = zip(
+        ("sign", "exponent", "fraction"), form.fields(x), (1, form.exponent_bits, form.fraction_bits), strict=True
+    )
+    with _picture(height=1.2) as axes:
+        axes.set_axis_off()
+        axes.set_xlim(0, form.bits)
+        axes.set_ylim(-0.9, 1.6)
+        left = 0
+        for (name, value, width), colour in zip(fields, COLOURS, strict=False):
+            for index, bit in enumerate(f"{value:0{width}b}"):
+                position = left + index
+                axes.add_patch(
+                    Rectangle((position + 0.06, 0), 0.88, 1, facecolor="white", edgecolor=colour, linewidth=1.6)
+                )
+                axes.text(position + 0.5, 0.46, bit, ha="center", va="center", family="monospace")
+            axes.text(left + width / 2, 1.3, name, ha="center", va="center", color=colour, weight="bold", fontsize=9)
+            axes.text(left + width / 2, -0.45, f"{value}", ha="center", va="center", color="#444444", fontsize=9)
+            left += width
+
+
 def number_lines(formats: Sequence[FloatFormat | QFormat], low: float, high: float) -> None:
     """Every number of small formats between ``low`` and ``high``, a row a format."""
     with _picture(height=0.5 + 0.62 * len(formats)) as axes:
@@ -116,18 +139,30 @@ def range_and_precision(formats: Sequence[FloatFormat]) -> None:
     with _picture(height=4.4) as axes:
         for row, form in enumerate(formats):
             colour = COLOURS[row % len(COLOURS)]
-            significant_bits = form.fraction_bits + 1
-            height = significant_bits * 1.12 ** same_height[significant_bits]  # side by side, not over each other
-            same_height[significant_bits] += 1
+            height = form.fraction_bits + 1
+            side_by_side = 9 * same_height[height]  # points: formats of equal precision are not drawn over each other
+            same_height[height] += 1
+            place = offset_copy(axes.transData, axes.get_figure(root=True), y=side_by_side, units="points")
             low, start, end = (np.log2(v) for v in (form.smallest_subnormal, form.smallest_normal, form.max))
-            axes.plot([low, start], [height, height], color=colour, linestyle="-", linewidth=1.5)
-            axes.plot([start, end], [height, height], color=colour, linestyle="-", linewidth=6, solid_capstyle="butt")
-            axes.annotate(form.name, (end, height), (6, 0), textcoords="offset points", va="center", fontsize=9)
+            axes.plot([low, start], [height, height], color=colour, linestyle="-", linewidth=1.5, transform=place)
+            axes.plot(
+                [start, end],
+                [height, height],
+                color=colour,
+                linestyle="-",
+                linewidth=6,
+                solid_capstyle="butt",
+                transform=place,
+            )
+            axes.annotate(
+                form.name, (end, height), (6, side_by_side), textcoords="offset points", va="center", fontsize=9
+            )
         axes.set_xscale("symlog", base=2, linthresh=8)
         axes.set_xticks([-1024, -256, -64, -16, 0, 16, 64, 256, 1024])
         axes.set_xticklabels([f"$2^{{{e}}}$" for e in (-1024, -256, -64, -16, 0, 16, 64, 256, 1024)])
         axes.set_xlim(-1400, 6000)
         axes.set_yscale("log", base=2)
+        axes.set_ylim(1.6, 80)
         axes.set_yticks([2, 4, 8, 11, 17, 24, 53], ["2", "4", "8", "11", "17", "24", "53"])
         axes.minorticks_off()
         axes.set_xlabel("range: smallest to largest positive number (thin: subnormal)")
@@ -213,10 +248,6 @@ def three_places() -> None:
             axes.text(left + 0.42, 0.82, title, ha="center", va="center", weight="bold", color=colour, fontsize=12)
             axes.text(left + 0.42, 0.55, what, ha="center", va="center", fontsize=9.5)
             axes.text(left + 0.42, 0.14, pays, ha="center", va="center", fontsize=9, style="italic", color="#444444")
-            if index:
-                axes.annotate(
-                    "", (left - 0.03, 0.64), (left - 0.12, 0.64), arrowprops={"arrowstyle": "->", "color": "#444444"}
-                )
 
 
 def _all_values(form: FloatFormat | QFormat) -> NDArray[np.float64]:

@@ -28,7 +28,9 @@ CLAIM = re.compile(r"[A-Z]\d+[a-z]?")
 def link_claims(app, doctree):
     """Make every id in `(claim A8)` a reference to the target `claim-a8`; Sphinx warns if there is none."""
     for text in list(doctree.findall(nodes.Text)):
-        if not CLAIMS.search(text) or any_parent(text, nodes.literal, nodes.literal_block, nodes.raw, nodes.title, nodes.math):
+        if not CLAIMS.search(text) or any_parent(
+            text, nodes.literal, nodes.literal_block, nodes.raw, nodes.title, nodes.math
+        ):
             continue
         parts, end = [], 0
         for group in CLAIMS.finditer(text):
@@ -68,7 +70,9 @@ def check_alt(app, doctree, docname):
         return
     for image in doctree.findall(nodes.image):
         if not image.get("alt"):
-            log.warning("image without alt text (cell metadata mystnb.image.alt)", location=image, type="course", subtype="alt")
+            log.warning(
+                "image without alt text (cell metadata mystnb.image.alt)", location=image, type="course", subtype="alt"
+            )
 
 
 def part_of(app, pagename):

@@ -16,21 +16,26 @@
 const formats = {
   "FP64": [11, 52, 1023, "ieee"],
   "FP32": [8, 23, 127, "ieee"],
-  "TF32": [8, 10, 127, "ieee"],
-  "BF16": [8, 7, 127, "ieee"],
   "FP24": [7, 16, 63, "ieee"],
+  "TF32": [8, 10, 127, "ieee"],
   "FP16": [5, 10, 15, "ieee"],
-  "FP8_E4M3": [4, 3, 7, "fn"],
-  "FP8_E5M2": [5, 2, 15, "ieee"],
-  "FP4_E2M1": [2, 1, 1, "finite"],
+  "BF16": [8, 7, 127, "ieee"],
+  "FP8 E4M3": [4, 3, 7, "fn"],
+  "FP8 E5M2": [5, 2, 15, "ieee"],
+  "FP4 E2M1": [2, 1, 1, "finite"],
 };
 
+const described = {};
+
+/** A format with what follows from its four numbers; computed once. */
 function describe(name) {
+  if (described[name]) return described[name];
   const [exponentBits, fractionBits, bias, specials] = formats[name];
   const magnitudes = 1n << BigInt(exponentBits + fractionBits);
   // Codes count upward from zero, so one number says where the finite values end.
   const maxCode = specials === "ieee" ? magnitudes - (1n << BigInt(fractionBits)) - 1n : specials === "fn" ? magnitudes - 2n : magnitudes - 1n;
-  return { name, exponentBits, fractionBits, bias, specials, bits: 1 + exponentBits + fractionBits, maxCode };
+  const highest = Number(maxCode >> BigInt(fractionBits)) - bias; // exponent of the largest number
+  return described[name] = { name, exponentBits, fractionBits, bias, specials, bits: 1 + exponentBits + fractionBits, maxCode, highest };
 }
 
 const view = new DataView(new ArrayBuffer(8));
@@ -84,9 +89,9 @@ function decode(name, code) {
 
 /** Gap between neighbors near x, as quantcourse.floats.FloatFormat.ulp. */
 function ulp(name, x) {
-  const { fractionBits, bias, maxCode } = describe(name);
+  const { fractionBits, bias, highest } = describe(name);
   if (!Number.isFinite(x)) return NaN;
-  const lowest = 1 - bias, highest = leading(decode(name, maxCode));
+  const lowest = 1 - bias;
   const exponent = x === 0 ? lowest : Math.min(Math.max(leading(Math.abs(x)), lowest), highest);
   return power(exponent - fractionBits);
 }
@@ -118,10 +123,11 @@ function inFull(integer, exponent) {
   return `${digits.slice(0, point)}.${digits.slice(point)}`.replace(/\.?0+$/, "");
 }
 
-/** The shortest decimal that rounds to this code. */
+/** The value itself where it has few digits, else the shortest decimal that rounds to this code. */
 function inShort(name, code) {
   const x = decode(name, code);
   if (!Number.isFinite(x)) return Number.isNaN(x) ? "NaN" : x < 0 ? "−∞" : "+∞";
+  if (inFull(...integerAndExponent(name, code)).replace(/^0\.0*|\./g, "").length <= 13) return decimal(x);
   for (let digits = 1; digits < 17; digits++) {
     const candidate = Number(x.toPrecision(digits));
     if (encode(name, candidate) === code) return decimal(candidate);
@@ -145,8 +151,8 @@ function rational(text) {
 function scientific(numerator, denominator) {
   if (numerator === 0n) return "0";
   const sign = numerator < 0n ? "−" : "", n = numerator < 0n ? -numerator : numerator;
-  let exponent = String(n).length - String(denominator).length - 1, digits;
-  do { // the estimate is at most two too low
+  let exponent = String(n).length - String(denominator).length - 2, digits;
+  do { // the lengths leave two exponents possible
     exponent += 1;
     const shift = 3 - exponent, scaled = shift >= 0 ? [n * 10n ** BigInt(shift), denominator] : [n, denominator * 10n ** BigInt(-shift)];
     digits = (2n * scaled[0] + scaled[1]) / (2n * scaled[1]);
@@ -192,11 +198,11 @@ function foldable(text) {
 }
 
 function floatBits(root) {
-  let name = root.dataset.format in formats ? root.dataset.format : "FP16", code = encode(name, 1), typed = null;
-  const label = n => n.replace("_", " ");
+  const wanted = (root.dataset.format || "").replace("_", " ");
+  let name = wanted in formats ? wanted : "FP16", code = encode(name, 1), typed = null;
 
   const choice = h("select", { onchange: () => { name = choice.value; rebuild(); } },
-    ...Object.keys(formats).map(n => h("option", { value: n, selected: n === name }, label(n))));
+    ...Object.keys(formats).map(n => h("option", { value: n, selected: n === name }, n)));
   const number = h("input", { type: "text", inputmode: "text", autocomplete: "off", spellcheck: "false", placeholder: "such as 0.1", oninput: type });
   const saturate = h("input", { type: "checkbox", onchange: type });
   const buttons = h("div", { class: "qc-buttons", role: "group", "aria-label": "Set the bits to" });
@@ -261,8 +267,8 @@ function floatBits(root) {
       button.setAttribute("aria-label", `${on}, ${button.dataset.name}`);
     }
     const spoken = kind === "infinity" ? (x < 0 ? "minus infinity" : "infinity") : kind === "NaN" ? "not a number" : inShort(name, code);
-    out.replaceChildren(spoken, h("small", {}, ` ${label(name)}, ${kind}`));
-    if (typed && !typed.ok) out.replaceChildren(h("small", {}, typed.x === null ? "This is not a number." : `${label(name)} has no NaN.`));
+    out.replaceChildren(spoken, h("small", {}, ` ${name}, ${kind}`));
+    if (typed && !typed.ok) out.replaceChildren(h("small", {}, typed.x === null ? "This is not a number." : `${name} has no NaN.`));
 
     const finite = Number.isFinite(x), rows = [];
     if (typed && typed.ok) rows.push(...rounding(finite));
@@ -280,11 +286,11 @@ function floatBits(root) {
   function rounding(finite) {
     const shown = typed.text.length > 40 ? `${typed.text.slice(0, 40)}…` : typed.text;
     if (!typed.exact) return fact("You typed", minus(shown));
-    if (!finite) return fact("Rounding error", `${minus(shown)} is beyond the largest ${label(name)} number`);
+    if (!finite) return fact("Rounding error", `${minus(shown)} is beyond the largest ${name} number`);
     const [n, d] = typed.exact, [integer, exponent] = integerAndExponent(name, code), signed = split(name, code).sign ? -integer : integer;
     const [vn, vd] = exponent < 0 ? [signed, 1n << BigInt(-exponent)] : [signed << BigInt(exponent), 1n];
     const error = [vn * d - n * vd, d * vd];
-    if (error[0] === 0n) return fact("Rounding error", `none: ${minus(shown)} is a number of ${label(name)}`);
+    if (error[0] === 0n) return fact("Rounding error", `none: ${minus(shown)} is a number of ${name}`);
     const relative = n === 0n ? "" : `, ${scientific((error[0] < 0n ? -error[0] : error[0]) * vd * d * 100n, error[1] * (n < 0n ? -n : n) * vd)} % of it`;
     return fact("Rounding error", `${scientific(...error)} against the ${minus(shown)} that you typed${relative}`);
   }
