@@ -55,7 +55,8 @@ def _as_array(x: ArrayLike, name: str) -> NDArray[Any]:
     if isinstance(x, np.ma.MaskedArray):
         raise ValueError(f"{name}: need an array without a mask, got a MaskedArray; fill it first with .filled()")
     try:
-        return np.asarray(x)
+        with np.errstate(invalid="ignore"):  # a signalling NaN in a list
+            return np.asarray(x)
     except (TypeError, ValueError, RuntimeError) as error:  # unequal lengths, or a tensor that NumPy can't read
         raise ValueError(f"{name}: need an array of numbers, got a {type(x).__name__}: {error}") from error
 

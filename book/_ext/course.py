@@ -138,8 +138,8 @@ def repair_page(app, pagename, templatename, context, doctree):
 
 
 def hide_colon(app, what, name, obj, options, lines):
-    """Napoleon would read a property's first line, "Gap: 2**-f", as "type: text"; hide the colon from it."""
-    if what == "property":
+    """Napoleon would read the first line "Gap: 2**-f" of a property or constant as "type: text"; hide the colon from it."""
+    if what in ("attribute", "data", "property"):
         lines[:1] = [line.replace(":", HIDDEN) for line in lines[:1]]
 
 

@@ -1,0 +1,21 @@
+"""Which claims of the two source notes (A and B) belong to which finished chapters.
+
+Every id of the notes' list is here. A chapter named beside an id must cite it as ``(claim A8)`` or ``(claims A8, A9)``;
+ids under ``LATER`` belong to chapters that are not written yet.
+"""
+
+CHAPTERS = {
+    "floats": "A1 A3 A4 A5 A6 A7 A8 A9 A20 A29 A40 A41 B21",
+    "fixed_point": "A2 A3 B27",
+    "low_precision": "A10 A11 A18b A50 A52 B1 B4 B5 B22 B28 B37 B38",
+}
+
+LATER = """
+A12 A13 A14 A15 A16 A17 A18a A18c A19 A21 A22 A23 A24 A25 A26 A27 A28 A30 A31 A32 A33 A34 A35 A36 A37 A38 A39
+A42 A43 A44 A45 A46 A47 A48 A49 A51 A53 A54 A55
+B2 B3 B6 B7 B8 B9 B10 B11 B12 B13 B14 B15 B16a B16b B16c B17 B18 B19 B20 B23 B24 B25 B26a B26b B26c B29
+B30 B31 B32 B33 B34 B35 B36 B39 B40 B41 B42 B43 B44 B45
+"""
+
+BY_CHAPTER = {chapter: tuple(ids.split()) for chapter, ids in CHAPTERS.items()}
+ALL = {claim for ids in BY_CHAPTER.values() for claim in ids} | set(LATER.split())
