@@ -4,7 +4,6 @@ Four kinds of evidence: other people's formats (NumPy, ml_dtypes, torch, gfloat)
 applied to the sorted list of all numbers of a format, laws that hold in every format, and known constants.
 """
 
-import time
 
 import gfloat
 import ml_dtypes
@@ -830,18 +829,3 @@ def test_neighbours_count(count):
 def test_neighbours_of_no_finite_number(x):
     with pytest.raises(ValueError, match=r"^x: need one number that is finite in FP16"):
         FP16.neighbours(x)
-
-
-# --- Speed ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("form", [FP8_E4M3, FP8_E5M2], ids=lambda form: form.name)
-def test_fp8_rounding_is_at_most_as_slow_as_ml_dtypes(form):
-    x = np.random.default_rng(19).standard_normal(10**6)
-    ours, theirs = [], []
-    for _ in range(9):  # by turns, so that both meet the same load
-        for times, work in ((ours, lambda: form.round(x)), (theirs, lambda: x.astype(PEERS[form]).astype(x.dtype))):
-            start = time.perf_counter()
-            work()
-            times.append(time.perf_counter() - start)
-    assert min(ours) <= min(theirs)
