@@ -4,7 +4,6 @@ Four kinds of evidence: other people's formats (NumPy, ml_dtypes, torch, gfloat)
 applied to the sorted list of all numbers of a format, laws that hold in every format, and known constants.
 """
 
-
 import gfloat
 import ml_dtypes
 import numpy as np
