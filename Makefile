@@ -49,9 +49,12 @@ clean: ## Remove the site and all caches; .venv stays
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# Sphinx reports a warning only when it reads the page anew, so a failed build forgets what it has read.
+# Sphinx reports a warning only when it reads the page anew, so a failed build forgets what it has read. And it does not
+# notice a change in the frame of the pages: then all of them are built.
+FRAME = book/_static book/_templates book/_ext _config.yml _toc.yml
 build: $(READY)
-	@$(BUILD) || { rm -rf _build/.doctrees; exit 1; }
+	@$(BUILD) $$(test ! -e $(PAGES)/index.html || find $(FRAME) -newer $(PAGES)/index.html | sed 's/.*/--all/;q') || \
+	  { rm -rf _build/.doctrees; exit 1; }
 
 # The last line of the recipe writes matplotlib's font cache now, or else its message would land in a notebook's output.
 $(READY): requirements.txt constraints.txt pyproject.toml

@@ -161,7 +161,7 @@ FRONT_DOOR = """<!DOCTYPE html>
 <title>{title}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1" />
 <meta http-equiv="refresh" content="0; url={page}" />
-<link rel="icon" href="_static/favicon.svg" type="image/svg+xml" />
+<link rel="icon" href="data:," />
 </head>
 <body><main><h1>{title}</h1><p>The course starts at <a href="{page}">{page}</a>.</p></main></body>
 </html>

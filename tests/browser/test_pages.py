@@ -52,10 +52,11 @@ def test_front_door(open_page: Opener) -> None:
 
 def test_fonts_are_ours(open_page: Opener) -> None:
     page = open_page("book/index.html").page
-    loaded = page.evaluate(
-        "[...document.fonts].filter(f => f.status === 'loaded').map(f => f.family.replaceAll('\"', ''))"
-    )
-    assert {"Source Serif", "Source Sans"} <= set(loaded), loaded
+    faces = page.evaluate("[...document.fonts].map(f => [f.family.replaceAll('\"', ''), f.style, f.status])")
+    ours = [face for face in faces if face[0].startswith("Source")]
+    assert not [face for face in ours if face[2] == "error"], ours
+    assert ["Source Serif", "normal", "loaded"] in ours, ours
+    assert ["Source Sans", "normal", "loaded"] in ours, ours
 
 
 def test_theme_switch_and_search(open_page: Opener) -> None:
@@ -106,7 +107,8 @@ def test_solutions_unfold_by_keyboard(javascript: bool, open_page: Opener) -> No
     pages = [p.name for p in sorted(SITE.glob("book/*.html")) if 'class="solution' in p.read_text("utf8")]
     assert pages, "no page has a solution"
     page = open_page(f"book/{pages[0]}", javascript=javascript).page
-    box = page.locator("details.solution").first
+    box = page.locator(".solution").first
+    assert box.evaluate("e => e.tagName") == "DETAILS", "the solution is not folded"
     assert box.get_attribute("open") is None, "the solution is open from the start"
     box.locator("summary").focus()
     page.keyboard.press("Enter")
