@@ -27,8 +27,7 @@ from quantcourse.floats import FloatFormat
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
 _STYLE: Any = {
-    "figure.dpi": 110,
-    "savefig.dpi": 160,
+    "figure.dpi": 150,
     "figure.facecolor": "white",
     "axes.prop_cycle": cycler(color=COLOURS, linestyle=_DASHES),
     "axes.spines.top": False,
@@ -42,7 +41,7 @@ _STYLE: Any = {
     "grid.color": "#DDDDDD",
     "grid.linewidth": 0.7,
     "lines.linewidth": 1.8,
-    "font.size": 10,
+    "font.size": 11,
     "legend.frameon": False,
     "xtick.color": "#444444",
     "ytick.color": "#444444",
@@ -50,7 +49,7 @@ _STYLE: Any = {
 
 
 @contextmanager
-def _picture(width: float = 7.2, height: float = 3.6) -> Iterator[Axes]:
+def _picture(width: float = 6.4, height: float = 3.6) -> Iterator[Axes]:
     """Axes in the house style; the figure is shown when the block ends."""
     with plt.rc_context(_STYLE):
         _, axes = plt.subplots(figsize=(width, height), layout="constrained")

@@ -109,7 +109,8 @@ class Visit:
         page.on("request", lambda r: r.url.startswith(ours) or troubles.append(f"request to another host: {r.url}"))
         page.on("console", lambda m: m.type in ("error", "warning") and troubles.append(f"console {m.type}: {m.text}"))
         page.on("pageerror", lambda error: troubles.append(f"script error: {error}"))
-        page.on("requestfailed", lambda r: troubles.append(f"failed request: {r.url}"))
+        # "Aborted" means that the page was left before a file came; a missing file has a status.
+        page.on("requestfailed", lambda r: r.failure == "net::ERR_ABORTED" or troubles.append(f"failed: {r.url}"))
         page.on("response", lambda r: r.status >= 400 and troubles.append(f"status {r.status}: {r.url}"))
 
 
@@ -179,7 +180,7 @@ def looks(opener: Opener) -> dict[str, dict[Look, dict[str, Any]]]:
                 page.set_viewport_size({"width": 360, "height": 740})
                 overflow += page.evaluate(OVERFLOW)
             found[scheme, width] = {
-                "troubles": visit.troubles, "math": math, "theme": theme, "violations": result["violations"], "passes": len(result["passes"]), "overflow": overflow,
+                "troubles": list(visit.troubles), "math": math, "theme": theme, "violations": result["violations"], "passes": len(result["passes"]), "overflow": overflow,
             }  # fmt: skip
             page.close()
         return found
