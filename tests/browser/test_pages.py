@@ -77,6 +77,15 @@ def test_theme_switch_and_search(open_page: Opener) -> None:
     assert not visit.troubles, "\n".join(visit.troubles)
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_figures_follow_the_page(scheme: str, open_page: Opener) -> None:
+    """Drawn black on white; on a dark page the lightness is turned round and the hues are kept."""
+    page = open_page("book/floats.html", scheme=scheme).page
+    figures = page.evaluate("[...document.querySelectorAll('.cell_output img')].map(i => getComputedStyle(i).filter)")
+    assert figures
+    assert set(figures) == {"none" if scheme == "light" else "invert(1) hue-rotate(180deg)"}
+
+
 def test_site_opens_from_the_file_system(open_page: Opener) -> None:
     """Without any server: math and interactive figures too."""
     chapters = [p for p in sorted(SITE.glob("book/*.html")) if "data-explorer" in p.read_text("utf8")]
