@@ -76,6 +76,13 @@ def test_nothing_escapes_comparison(path: Path) -> None:
     assert not found
 
 
+@each_notebook
+def test_code_fits_the_page(path: Path) -> None:
+    """On the page of a desktop a line of code of more than 88 characters would have to be scrolled."""
+    long = [line for cell in code_cells(path) for line in cell["source"].splitlines() if len(line) > 88]
+    assert not long, "\n".join(long)
+
+
 def test_cells_not_compared_are_listed() -> None:
     found = {
         (path.stem, cell["source"].splitlines()[0])
