@@ -10,8 +10,12 @@ def as_float64(x: ArrayLike, name: str) -> NDArray[np.float64]:
     """``x`` as float64, refusing what float64 cannot hold exactly."""
     given = _as_array(x, name)
     if given.dtype.kind in "OSTUcMm" or given.dtype.type is np.void:
-        raise ValueError(f"{name}: need real numbers that NumPy can store, got {_kind(x, given)}")
-    with np.errstate(over="ignore", invalid="ignore"):  # too large is refused below; a signalling NaN stays a NaN
+        raise ValueError(
+            f"{name}: need real numbers that NumPy can store, got {_kind(x, given)}"
+        )
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # too large is refused below; a signalling NaN stays a NaN
         y = np.asarray(given, dtype=np.float64)
         exact = _same_values(x, given, y)
     if not exact:
@@ -24,12 +28,20 @@ def as_float64(x: ArrayLike, name: str) -> NDArray[np.float64]:
 def as_integers(q: ArrayLike, low: int, high: int, name: str) -> NDArray[np.integer]:
     """``q`` as an array of integers of its own type, refusing other types and values outside ``low .. high``."""
     codes = _as_array(q, name)
-    if not codes.size and not isinstance(q, np.ndarray):  # an empty list has no type of its own
+    if not codes.size and not isinstance(
+        q, np.ndarray
+    ):  # an empty list has no type of its own
         codes = codes.astype(np.int64)
     if codes.dtype.kind not in "iu":
-        raise ValueError(f"{name}: need integers of at most 64 bits, got {_kind(q, codes)}")
+        raise ValueError(
+            f"{name}: need integers of at most 64 bits, got {_kind(q, codes)}"
+        )
     if codes.size and (int(codes.min()) < low or int(codes.max()) > high):
-        got = codes.min() if codes.min() == codes.max() else f"{codes.min()}..{codes.max()}"
+        got = (
+            codes.min()
+            if codes.min() == codes.max()
+            else f"{codes.min()}..{codes.max()}"
+        )
         raise ValueError(f"{name}: need integers in {low}..{high}, got {got}")
     return codes
 
@@ -37,13 +49,17 @@ def as_integers(q: ArrayLike, low: int, high: int, name: str) -> NDArray[np.inte
 def refuse(bad: NDArray[np.bool_], what: str, name: str) -> None:
     """Raise if any element is ``bad``, with how many are."""
     if bad.any():
-        raise ValueError(f"{name}: {np.count_nonzero(bad)} of {bad.size} values are {what}")
+        raise ValueError(
+            f"{name}: {np.count_nonzero(bad)} of {bad.size} values are {what}"
+        )
 
 
 def one_of(value: object, choices: tuple[str, ...], name: str) -> None:
     """Raise unless ``value`` is one of the strings ``choices``."""
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name}: need one of {', '.join(map(repr, choices))}, got {value!r}")
+        raise ValueError(
+            f"{name}: need one of {', '.join(map(repr, choices))}, got {value!r}"
+        )
 
 
 def is_count(n: object) -> bool:
@@ -53,21 +69,35 @@ def is_count(n: object) -> bool:
 
 def _as_array(x: ArrayLike, name: str) -> NDArray[Any]:
     if isinstance(x, np.ma.MaskedArray):
-        raise ValueError(f"{name}: need an array without a mask, got a MaskedArray; fill it first with .filled()")
+        raise ValueError(
+            f"{name}: need an array without a mask, got a MaskedArray; fill it first with .filled()"
+        )
     try:
         with np.errstate(invalid="ignore"):  # a signalling NaN in a list
             return np.asarray(x)
-    except (TypeError, ValueError, RuntimeError) as error:  # unequal lengths, or a tensor that NumPy can't read
-        raise ValueError(f"{name}: need an array of numbers, got a {type(x).__name__}: {error}") from error
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # unequal lengths, or a tensor that NumPy can't read
+        raise ValueError(
+            f"{name}: need an array of numbers, got a {type(x).__name__}: {error}"
+        ) from error
 
 
 def _kind(x: object, given: NDArray[Any]) -> str:
-    return f"dtype {given.dtype}" if isinstance(x, np.ndarray) else f"a {type(x).__name__} (dtype {given.dtype})"
+    return (
+        f"dtype {given.dtype}"
+        if isinstance(x, np.ndarray)
+        else f"a {type(x).__name__} (dtype {given.dtype})"
+    )
 
 
 def _same_values(x: ArrayLike, given: NDArray[Any], y: NDArray[np.float64]) -> bool:
     """Whether ``y`` holds what ``x`` did, which became the array ``given`` in between."""
-    if isinstance(x, list | tuple) and given.dtype.kind == "f":  # NumPy may have rounded integers among floats
+    if (
+        isinstance(x, list | tuple) and given.dtype.kind == "f"
+    ):  # NumPy may have rounded integers among floats
         exact, stored = np.asarray(x, dtype=object), y.astype(object)
         return not np.any((exact != stored) & (exact == exact))
     if given.dtype.kind in "iu" and y.size and max(y.max(), -y.min()) >= 2**53:

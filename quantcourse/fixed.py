@@ -84,7 +84,9 @@ class QFormat:
         """Largest integer: ``2**(bits - 1) - 1``, or ``2**bits - 1`` without a sign."""
         return (1 << self.bits - self.signed) - 1
 
-    def encode(self, x: ArrayLike, rounding: Rounding = "even", overflow: Overflow = "saturate") -> NDArray[np.int64]:
+    def encode(
+        self, x: ArrayLike, rounding: Rounding = "even", overflow: Overflow = "saturate"
+    ) -> NDArray[np.int64]:
         """Representable integers next to ``x / resolution``.
 
         Args:
@@ -113,13 +115,17 @@ class QFormat:
         x = as_float64(x, "x")
         refuse(np.isnan(x), "NaN, and fixed point has no code for NaN", "x")
         if overflow == "saturate":
-            with np.errstate(over="ignore"):  # a quotient beyond float64 is beyond the range too
+            # A quotient beyond float64 is beyond the range too.
+            with np.errstate(over="ignore"):
                 q = _round(x / self.resolution, rounding)
             return np.clip(q, self.min_code, self.max_code).astype(np.int64)[()]
         refuse(np.isinf(x), "infinite, and infinity can't wrap", "x")
-        x = np.fmod(x, 2.0 ** (self.integer_bits + self.signed))  # whole turns, exactly: the quotient stays small
+        # Whole turns are taken off exactly, so that the quotient stays small.
+        x = np.fmod(x, 2.0 ** (self.integer_bits + self.signed))
         whole = _round(x / self.resolution, rounding).astype(np.int64)
-        lowest_bits: NDArray[np.int64] = (whole - self.min_code) & ((1 << self.bits) - 1)
+        lowest_bits: NDArray[np.int64] = (whole - self.min_code) & (
+            (1 << self.bits) - 1
+        )
         return (lowest_bits + self.min_code)[()]
 
     def decode(self, q: ArrayLike) -> NDArray[np.float64]:
@@ -141,7 +147,9 @@ class QFormat:
         """
         return _codes(q, self, "q").astype(np.float64) * self.resolution
 
-    def round(self, x: ArrayLike, rounding: Rounding = "even", overflow: Overflow = "saturate") -> NDArray[np.float64]:
+    def round(
+        self, x: ArrayLike, rounding: Rounding = "even", overflow: Overflow = "saturate"
+    ) -> NDArray[np.float64]:
         """The representable real values next to ``x``: ``decode(encode(x))``, with the same arguments and errors.
 
         Chapter: *Fixed point*.
@@ -166,7 +174,10 @@ class QFormat:
         """
         _check_format(other, "other")
         fraction_bits = max(self.fraction_bits, other.fraction_bits)
-        shift, other_shift = fraction_bits - self.fraction_bits, fraction_bits - other.fraction_bits
+        shift, other_shift = (
+            fraction_bits - self.fraction_bits,
+            fraction_bits - other.fraction_bits,
+        )
         low = (self.min_code << shift) + (other.min_code << other_shift)
         high = (self.max_code << shift) + (other.max_code << other_shift)
         return _smallest_format(low, high, fraction_bits)
@@ -186,11 +197,17 @@ class QFormat:
         """
         _check_format(other, "other")
         fraction_bits = self.fraction_bits + other.fraction_bits
-        corners = [a * b for a in (self.min_code, self.max_code) for b in (other.min_code, other.max_code)]
+        corners = [
+            a * b
+            for a in (self.min_code, self.max_code)
+            for b in (other.min_code, other.max_code)
+        ]
         return _smallest_format(min(corners), max(corners), fraction_bits)
 
 
-def add(p: ArrayLike, p_format: QFormat, q: ArrayLike, q_format: QFormat) -> tuple[NDArray[np.int64], QFormat]:
+def add(
+    p: ArrayLike, p_format: QFormat, q: ArrayLike, q_format: QFormat
+) -> tuple[NDArray[np.int64], QFormat]:
     """Exact sums of fixed-point numbers: shift to the same point, then add the integers.
 
     Args:
@@ -217,7 +234,9 @@ def add(p: ArrayLike, p_format: QFormat, q: ArrayLike, q_format: QFormat) -> tup
     return p_aligned + q_aligned, form
 
 
-def multiply(p: ArrayLike, p_format: QFormat, q: ArrayLike, q_format: QFormat) -> tuple[NDArray[np.int64], QFormat]:
+def multiply(
+    p: ArrayLike, p_format: QFormat, q: ArrayLike, q_format: QFormat
+) -> tuple[NDArray[np.int64], QFormat]:
     """Exact products of fixed-point numbers: the product of the integers, with the fraction bits added up.
 
     Args:
@@ -251,7 +270,9 @@ def _operands(
     try:
         np.broadcast_shapes(p_codes.shape, q_codes.shape)
     except ValueError as error:
-        raise ValueError(f"p, q: need shapes that broadcast, got {p_codes.shape} and {q_codes.shape}") from error
+        raise ValueError(
+            f"p, q: need shapes that broadcast, got {p_codes.shape} and {q_codes.shape}"
+        ) from error
     return p_codes, q_codes
 
 
@@ -269,8 +290,12 @@ def _smallest_format(low: int, high: int, fraction_bits: int) -> QFormat:
     magnitude_bits = max(high.bit_length(), (-low - 1).bit_length() if low < 0 else 0)
     bits = max(magnitude_bits, fraction_bits) + (low < 0)
     if bits > 53:
-        raise ValueError(f"formats: the exact result takes {bits} bits, need at most 53")
-    return QFormat(max(magnitude_bits - fraction_bits, 0), fraction_bits, signed=low < 0)
+        raise ValueError(
+            f"formats: the exact result takes {bits} bits, need at most 53"
+        )
+    return QFormat(
+        max(magnitude_bits - fraction_bits, 0), fraction_bits, signed=low < 0
+    )
 
 
 def _round(v: NDArray[np.float64], rounding: Rounding) -> NDArray[np.float64]:

@@ -29,6 +29,9 @@ __all__ = [
     "formats",
 ]
 
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Codes = NDArray[np.unsignedinteger[Any]]
 Specials = Literal["ieee", "fn", "finite"]
 Mode = Literal["even", "zero", "stochastic"]
 
@@ -71,13 +74,23 @@ class FloatFormat:
         widths = (self.exponent_bits, self.fraction_bits)
         if not isinstance(self.name, str):
             raise ValueError(f"name: need a string, got {self.name!r}")
-        if not all(is_count(w) for w in widths) or not (1 <= widths[0] <= 11 and widths[1] <= 52):
-            raise ValueError(f"exponent_bits, fraction_bits: need Python integers in 1..11 and 0..52, got {widths}")
+        if not all(is_count(w) for w in widths) or not (
+            1 <= widths[0] <= 11 and widths[1] <= 52
+        ):
+            raise ValueError(
+                f"exponent_bits, fraction_bits: need Python integers in 1..11 and 0..52, got {widths}"
+            )
         one_of(self.specials, ("ieee", "fn", "finite"), "specials")
-        if self.specials == "ieee" and (self.exponent_bits < 2 or self.fraction_bits < 1):
-            raise ValueError(f"specials='ieee': needs 2 exponent bits and 1 fraction bit or more, got {widths}")
+        if self.specials == "ieee" and (
+            self.exponent_bits < 2 or self.fraction_bits < 1
+        ):
+            raise ValueError(
+                f"specials='ieee': needs 2 exponent bits and 1 fraction bit or more, got {widths}"
+            )
         if self.specials == "fn" and self.exponent_bits + self.fraction_bits < 2:
-            raise ValueError(f"specials='fn': with widths {widths} no positive number is left beside NaN")
+            raise ValueError(
+                f"specials='fn': with widths {widths} no positive number is left beside NaN"
+            )
         if self.bias is None:
             object.__setattr__(self, "bias", 2 ** (self.exponent_bits - 1) - 1)
         if not isinstance(self.bias, int) or isinstance(self.bias, bool):
@@ -113,7 +126,7 @@ class FloatFormat:
         """Largest finite number."""
         return float(self.decode(self._max_code))
 
-    def ulp(self, x: ArrayLike) -> NDArray[np.float64]:
+    def ulp(self, x: ArrayLike) -> Floats:
         """Unit in the last place: the gap between neighbours of this format in the binade of ``x``.
 
         Args:
@@ -132,7 +145,9 @@ class FloatFormat:
         array([9.76562500e-04, 2.00000000e+00, 5.96046448e-08])
         """
         x = as_float64(x, "x")
-        return np.where(np.isfinite(x), self._ulp(x.ravel()).reshape(x.shape), np.nan)[()]
+        return np.where(np.isfinite(x), self._ulp(x.ravel()).reshape(x.shape), np.nan)[
+            ()
+        ]
 
     def round(
         self,
@@ -140,7 +155,7 @@ class FloatFormat:
         saturate: bool = False,
         mode: Mode = "even",
         rng: np.random.Generator | int | None = None,
-    ) -> NDArray[np.float64]:
+    ) -> Floats:
         """Numbers of this format next to ``x``, as float64: ``rint(x / ulp(x)) * ulp(x)``.
 
         Args:
@@ -175,7 +190,7 @@ class FloatFormat:
         _in_blocks(lambda y, x: self._round_into(y, x, saturate, mode, generator), y, x)
         return y[()]
 
-    def encode(self, x: ArrayLike, saturate: bool = False) -> NDArray[np.unsignedinteger[Any]]:
+    def encode(self, x: ArrayLike, saturate: bool = False) -> Codes:
         """Codes of ``x`` rounded to nearest, ties to even: sign, exponent and fraction as one integer.
 
         For another rounding mode, encode what :meth:`round` gives.
@@ -201,7 +216,7 @@ class FloatFormat:
         _in_blocks(lambda codes, x: self._encode_into(codes, x, saturate), codes, x)
         return codes[()]
 
-    def decode(self, codes: ArrayLike) -> NDArray[np.float64]:
+    def decode(self, codes: ArrayLike) -> Floats:
         """Values of ``codes``: ``(-1)**sign * significand * 2**(exponent - fraction_bits)``.
 
         Args:
@@ -224,7 +239,7 @@ class FloatFormat:
         _in_blocks(self._decode_into, values, codes)
         return values[()]
 
-    def fields(self, x: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    def fields(self, x: ArrayLike) -> tuple[Integers, Integers, Integers]:
         """The three integers stored for ``x``: sign, exponent (with the bias in it) and fraction.
 
         Args:
@@ -243,7 +258,7 @@ class FloatFormat:
         """
         return self._split(self.encode(x))
 
-    def neighbours(self, x: float, count: int = 1) -> NDArray[np.float64]:
+    def neighbours(self, x: float, count: int = 1) -> Floats:
         """The number nearest to ``x`` with ``count`` numbers of this format on either side, ascending.
 
         Args:
@@ -265,11 +280,20 @@ class FloatFormat:
         centre = self.round(x)
         if centre.ndim or not np.isfinite(centre):
             got = f"shape {centre.shape}" if centre.ndim else repr(x)
-            raise ValueError(f"x: need one number that is finite in {self.name}, got {got}")
+            raise ValueError(
+                f"x: need one number that is finite in {self.name}, got {got}"
+            )
         if not is_count(count) or count > 1_000_000:
-            raise ValueError(f"count: need a Python integer in 0..1000000, got {count!r}")
-        position = int(self.encode(np.abs(centre))) * (-1 if centre < 0 else 1)  # how many numbers from zero
-        first, last = max(position - count, -self._max_code), min(position + count, self._max_code)
+            raise ValueError(
+                f"count: need a Python integer in 0..1000000, got {count!r}"
+            )
+        position = int(self.encode(np.abs(centre))) * (
+            -1 if centre < 0 else 1
+        )  # how many numbers from zero
+        first, last = (
+            max(position - count, -self._max_code),
+            min(position + count, self._max_code),
+        )
         positions = np.arange(first, last + 1, dtype=np.int64)
         return np.copysign(self.decode(np.abs(positions)), positions)
 
@@ -285,10 +309,12 @@ class FloatFormat:
 
     @property
     def _max_code(self) -> int:
-        special_codes = {"ieee": 1 << self.fraction_bits, "fn": 1, "finite": 0}[self.specials]
+        special_codes = {"ieee": 1 << self.fraction_bits, "fn": 1, "finite": 0}[
+            self.specials
+        ]
         return (1 << self.exponent_bits + self.fraction_bits) - special_codes - 1
 
-    def _checked(self, x: ArrayLike, saturate: object) -> NDArray[np.float64]:
+    def _checked(self, x: ArrayLike, saturate: object) -> Floats:
         if not isinstance(saturate, bool | np.bool_):
             raise ValueError(f"saturate: need True or False, got {saturate!r}")
         values = as_float64(x, "x")
@@ -296,24 +322,25 @@ class FloatFormat:
             refuse(np.isnan(values), f"NaN, and {self.name} has no code for NaN", "x")
         return values
 
-    def _ulp(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _ulp(self, x: Floats) -> Floats:
         """The ulp without a check; that of ``max`` where ``x`` is NaN or infinite."""
-        binade = np.bitwise_and(x.view(np.int64), _FP64_EXPONENT_MASK).view(np.float64)  # 2**floor(log2 |x|)
+        # 2**floor(log2 |x|): the exponent field of the float64, with the rest cleared
+        binade = np.bitwise_and(x.view(np.int64), _FP64_EXPONENT_MASK).view(np.float64)
         binade *= self.epsilon
         largest = 2.0 ** (self._highest_exponent - self.fraction_bits)
         return np.clip(binade, self.smallest_subnormal, largest, out=binade)
 
     def _round_into(
         self,
-        y: NDArray[np.float64],
-        x: NDArray[np.float64],
+        y: Floats,
+        x: Floats,
         saturate: bool,
         mode: Mode,
         rng: np.random.Generator | None,
     ) -> None:
         """Write ``x`` rounded to multiples of its ulp into ``y``."""
         ulp = self._ulp(x)
-        # Beyond max the quotient may leave float64, and is infinite either way; a signalling NaN stays a NaN.
+        # Beyond max the quotient may leave float64, and is infinite either way.
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             np.divide(x, ulp, out=y)
             if mode == "even":
@@ -323,10 +350,12 @@ class FloatFormat:
             elif rng is not None:
                 _round_stochastically(y, rng)
             y *= ulp
-        if not -self.max <= y.min() <= y.max() <= self.max:  # so also when there is a NaN
+        if (
+            not -self.max <= y.min() <= y.max() <= self.max
+        ):  # so also when there is a NaN
             self._overflow(y, x, saturate, mode)
 
-    def _overflow(self, y: NDArray[np.float64], x: NDArray[np.float64], saturate: bool, mode: Mode) -> None:
+    def _overflow(self, y: Floats, x: Floats, saturate: bool, mode: Mode) -> None:
         """Replace what lies beyond ``max`` in ``y``, which was rounded from ``x``, by what the format says."""
         if saturate or self.specials == "finite":
             instead = np.full(x.shape, self.max)
@@ -335,32 +364,38 @@ class FloatFormat:
             instead = np.where((mode == "zero") & np.isfinite(x), self.max, infinite)
         np.copyto(y, np.copysign(instead, x), where=np.abs(y) > self.max)
 
-    def _encode_into(self, codes: NDArray[np.unsignedinteger[Any]], x: NDArray[np.float64], saturate: bool) -> None:
+    def _encode_into(self, codes: Codes, x: Floats, saturate: bool) -> None:
         """Write the codes of ``x`` into ``codes``."""
         y = np.empty(x.shape)
         self._round_into(y, x, saturate, "even", None)
         special = ~np.isfinite(y)
         magnitude = np.where(special, 0, np.abs(y))
-        # The code counts the numbers below: magnitude / gap, and 2**fraction_bits more for each doubling of the gap.
+        # The code counts the numbers below: magnitude / gap of them, and
+        # 2**fraction_bits more for each doubling of the gap.
         gap = self._ulp(magnitude)
         doublings = np.frexp(gap)[1] - np.frexp(self.smallest_subnormal)[1]
-        code = (doublings.astype(np.int64) << self.fraction_bits) + (magnitude / gap).astype(np.int64)
+        code = (doublings.astype(np.int64) << self.fraction_bits) + (
+            magnitude / gap
+        ).astype(np.int64)
         if special.any():
             code[special] = self._special_codes(x[special])
         codes[:] = code | np.signbit(x).astype(np.int64) << self.bits - 1
 
-    def _decode_into(self, values: NDArray[np.float64], codes: NDArray[np.integer]) -> None:
+    def _decode_into(self, values: Floats, codes: NDArray[np.integer]) -> None:
         """Write the values of ``codes`` into ``values``."""
         sign, stored, fraction = self._split(codes)
         significand = fraction + np.where(stored > 0, 1 << self.fraction_bits, 0)
-        exponent = (np.maximum(stored, 1) - self.bias - self.fraction_bits).astype(np.intc)  # int64 fails on Windows
-        with np.errstate(over="ignore"):  # the special codes of FP64, replaced below
-            np.ldexp(significand.astype(np.float64), exponent, out=values)
+        exponent = np.maximum(stored, 1) - self.bias - self.fraction_bits
+        # The special codes of FP64 overflow, and are replaced; ldexp takes intc everywhere.
+        with np.errstate(over="ignore"):
+            np.ldexp(
+                significand.astype(np.float64), exponent.astype(np.intc), out=values
+            )
         values[sign == 1] *= -1
         special = (stored << self.fraction_bits) + fraction > self._max_code
         values[special] = self._special_values(sign[special], fraction[special])
 
-    def _split(self, codes: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    def _split(self, codes: NDArray[np.integer]) -> tuple[Integers, Integers, Integers]:
         """Sign, stored exponent and fraction of valid codes."""
         bits = codes.astype(np.uint64).view(np.int64)
         sign = bits >> self.bits - 1 & 1
@@ -368,16 +403,20 @@ class FloatFormat:
         fraction = bits & (1 << self.fraction_bits) - 1
         return sign, stored, fraction
 
-    def _special_codes(self, x: NDArray[np.float64]) -> NDArray[np.int64]:
+    def _special_codes(self, x: Floats) -> Integers:
         """Magnitude codes of values that are infinite or NaN in this format."""
         if self.specials == "fn":
             return np.full(x.shape, self._max_code + 1)
         infinity = self._max_code + 1
         payload = (x.view(np.int64) & (1 << 52) - 1) >> 52 - self.fraction_bits
-        quiet = 1 << self.fraction_bits - 1  # a NaN whose payload is cut away must not become infinity
-        return np.where(np.isnan(x), infinity + np.where(payload == 0, quiet, payload), infinity)
+        quiet = (
+            1 << self.fraction_bits - 1
+        )  # a NaN whose payload is cut away must not become infinity
+        return np.where(
+            np.isnan(x), infinity + np.where(payload == 0, quiet, payload), infinity
+        )
 
-    def _special_values(self, sign: NDArray[np.int64], fraction: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _special_values(self, sign: Integers, fraction: Integers) -> Floats:
         """Infinity for fraction 0 in an ``"ieee"`` format, else a NaN with the fraction as payload."""
         payload = fraction << 52 - self.fraction_bits
         if self.specials == "fn":
@@ -386,10 +425,14 @@ class FloatFormat:
 
 
 _FP64_EXPONENT_MASK = np.int64(0x7FF << 52)
-_BLOCK = 2**14  # values computed at a time: small enough for the cache, which halves the time
+_BLOCK = (
+    2**14
+)  # values computed at a time: small enough for the cache, which halves the time
 
 
-def _in_blocks(function: Callable[..., None], out: NDArray[Any], x: NDArray[Any]) -> None:
+def _in_blocks(
+    function: Callable[..., None], out: NDArray[Any], x: NDArray[Any]
+) -> None:
     """Call ``function(out, x)`` for one block of both after the other."""
     flat_out, flat_x = out.reshape(-1), x.reshape(-1)
     for start in range(0, x.size, _BLOCK):
@@ -399,11 +442,13 @@ def _in_blocks(function: Callable[..., None], out: NDArray[Any], x: NDArray[Any]
 
 def _generator(rng: np.random.Generator | int | None) -> np.random.Generator:
     if not (rng is None or is_count(rng) or isinstance(rng, np.random.Generator)):
-        raise ValueError(f"rng: need a NumPy Generator, a seed >= 0 or None, got {rng!r}")
+        raise ValueError(
+            f"rng: need a NumPy Generator, a seed >= 0 or None, got {rng!r}"
+        )
     return np.random.default_rng(rng)
 
 
-def _round_stochastically(y: NDArray[np.float64], rng: np.random.Generator) -> None:
+def _round_stochastically(y: Floats, rng: np.random.Generator) -> None:
     """Round ``y`` in place, up with probability equal to its fractional part, else down; signs of zero are kept."""
     below = np.floor(y)
     with np.errstate(invalid="ignore"):  # infinity has no fractional part

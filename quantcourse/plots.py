@@ -67,7 +67,9 @@ def show_source(*objects: Callable[..., Any] | property | cached_property[Any]) 
     """
     sources = []
     for thing in objects:
-        function = thing.fget if isinstance(thing, property) else getattr(thing, "func", thing)
+        function = (
+            thing.fget if isinstance(thing, property) else getattr(thing, "func", thing)
+        )
         source = textwrap.dedent(inspect.getsource(function))  # type: ignore[arg-type]  # a property has a getter
         definition = ast.parse(source).body[0]
         assert isinstance(definition, ast.FunctionDef)
@@ -82,7 +84,10 @@ def show_source(*objects: Callable[..., Any] | property | cached_property[Any]) 
 def bit_fields(form: FloatFormat, x: float) -> None:
     """The stored bits of ``x`` as a row of boxes, coloured and labelled by field."""
     fields = zip(
-        ("sign", "exponent", "fraction"), form.fields(x), (1, form.exponent_bits, form.fraction_bits), strict=True
+        ("sign", "exponent", "fraction"),
+        form.fields(x),
+        (1, form.exponent_bits, form.fraction_bits),
+        strict=True,
     )
     with _picture(height=1.2) as axes:
         axes.set_axis_off()
@@ -93,22 +98,61 @@ def bit_fields(form: FloatFormat, x: float) -> None:
             for index, bit in enumerate(f"{value:0{width}b}"):
                 position = left + index
                 axes.add_patch(
-                    Rectangle((position + 0.06, 0), 0.88, 1, facecolor="white", edgecolor=colour, linewidth=1.6)
+                    Rectangle(
+                        (position + 0.06, 0),
+                        0.88,
+                        1,
+                        facecolor="white",
+                        edgecolor=colour,
+                        linewidth=1.6,
+                    )
                 )
-                axes.text(position + 0.5, 0.46, bit, ha="center", va="center", family="monospace")
-            axes.text(left + width / 2, 1.3, name, ha="center", va="center", color=colour, weight="bold", fontsize=9)
-            axes.text(left + width / 2, -0.45, f"{value}", ha="center", va="center", color="#444444", fontsize=9)
+                axes.text(
+                    position + 0.5,
+                    0.46,
+                    bit,
+                    ha="center",
+                    va="center",
+                    family="monospace",
+                )
+            axes.text(
+                left + width / 2,
+                1.3,
+                name,
+                ha="center",
+                va="center",
+                color=colour,
+                weight="bold",
+                fontsize=9,
+            )
+            axes.text(
+                left + width / 2,
+                -0.45,
+                f"{value}",
+                ha="center",
+                va="center",
+                color="#444444",
+                fontsize=9,
+            )
             left += width
 
 
-def number_lines(formats: Sequence[FloatFormat | QFormat], low: float, high: float) -> None:
+def number_lines(
+    formats: Sequence[FloatFormat | QFormat], low: float, high: float
+) -> None:
     """Every number of small formats between ``low`` and ``high``, a row a format."""
     with _picture(height=0.5 + 0.62 * len(formats)) as axes:
         names = []
         for row, form in enumerate(formats):
             values = _all_values(form)
             inside = values[(values >= low) & (values <= high)]
-            axes.vlines(inside, row - 0.32, row + 0.32, color=COLOURS[row % len(COLOURS)], linewidth=1.1)
+            axes.vlines(
+                inside,
+                row - 0.32,
+                row + 0.32,
+                color=COLOURS[row % len(COLOURS)],
+                linewidth=1.1,
+            )
             names.append(_name(form))
         axes.set_yticks(range(len(formats)), names)
         axes.invert_yaxis()
@@ -139,11 +183,28 @@ def range_and_precision(formats: Sequence[FloatFormat]) -> None:
         for row, form in enumerate(formats):
             colour = COLOURS[row % len(COLOURS)]
             height = form.fraction_bits + 1
-            side_by_side = 9 * same_height[height]  # points: formats of equal precision are not drawn over each other
+            side_by_side = (
+                9 * same_height[height]
+            )  # points: formats of equal precision are not drawn over each other
             same_height[height] += 1
-            place = offset_copy(axes.transData, axes.get_figure(root=True), y=side_by_side, units="points")
-            low, start, end = (np.log2(v) for v in (form.smallest_subnormal, form.smallest_normal, form.max))
-            axes.plot([low, start], [height, height], color=colour, linestyle="-", linewidth=1.5, transform=place)
+            place = offset_copy(
+                axes.transData,
+                axes.get_figure(root=True),
+                y=side_by_side,
+                units="points",
+            )
+            low, start, end = (
+                np.log2(v)
+                for v in (form.smallest_subnormal, form.smallest_normal, form.max)
+            )
+            axes.plot(
+                [low, start],
+                [height, height],
+                color=colour,
+                linestyle="-",
+                linewidth=1.5,
+                transform=place,
+            )
             axes.plot(
                 [start, end],
                 [height, height],
@@ -154,21 +215,34 @@ def range_and_precision(formats: Sequence[FloatFormat]) -> None:
                 transform=place,
             )
             axes.annotate(
-                form.name, (end, height), (6, side_by_side), textcoords="offset points", va="center", fontsize=9
+                form.name,
+                (end, height),
+                (6, side_by_side),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
             )
         axes.set_xscale("symlog", base=2, linthresh=8)
         axes.set_xticks([-1024, -256, -64, -16, 0, 16, 64, 256, 1024])
-        axes.set_xticklabels([f"$2^{{{e}}}$" for e in (-1024, -256, -64, -16, 0, 16, 64, 256, 1024)])
+        axes.set_xticklabels(
+            [f"$2^{{{e}}}$" for e in (-1024, -256, -64, -16, 0, 16, 64, 256, 1024)]
+        )
         axes.set_xlim(-1400, 6000)
         axes.set_yscale("log", base=2)
         axes.set_ylim(1.6, 80)
-        axes.set_yticks([2, 4, 8, 11, 17, 24, 53], ["2", "4", "8", "11", "17", "24", "53"])
+        axes.set_yticks(
+            [2, 4, 8, 11, 17, 24, 53], ["2", "4", "8", "11", "17", "24", "53"]
+        )
         axes.minorticks_off()
         axes.set_xlabel("range: smallest to largest positive number (thin: subnormal)")
         axes.set_ylabel("significant bits")
 
 
-def running_sums(sums: Mapping[str, ArrayLike], xlabel: str = "numbers added", ylabel: str = "running sum") -> None:
+def running_sums(
+    sums: Mapping[str, ArrayLike],
+    xlabel: str = "numbers added",
+    ylabel: str = "running sum",
+) -> None:
     """Running sums against how many numbers were added, a line each."""
     with _picture() as axes:
         for name, values in sums.items():
@@ -207,17 +281,28 @@ def error_by_magnitude(x: ArrayLike, rounded: Mapping[str, ArrayLike]) -> None:
         axes.legend()
 
 
-def grouped_bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], ylabel: str) -> None:
+def grouped_bars(
+    groups: Sequence[str], series: Mapping[str, Sequence[float]], ylabel: str
+) -> None:
     """Bars side by side: a group for each name in ``groups``, a bar for each of ``series``, its value above it."""
     width = 0.8 / len(series)
     hatches = ("", "//", "..", "xx", "\\\\", "--", "++")
     with _picture(height=3.8) as axes:
         for index, (name, values) in enumerate(series.items()):
             positions = np.arange(len(groups)) + (index - (len(series) - 1) / 2) * width
-            bars = axes.bar(positions, values, 0.92 * width, label=name, color=COLOURS[index], hatch=hatches[index])
+            bars = axes.bar(
+                positions,
+                values,
+                0.92 * width,
+                label=name,
+                color=COLOURS[index],
+                hatch=hatches[index],
+            )
             for bar in bars:
                 bar.set_edgecolor("white")
-            labels = [f"{value:.0f}" if np.isfinite(value) else "" for value in values]  # NaN: no bar
+            labels = [
+                f"{value:.0f}" if np.isfinite(value) else "" for value in values
+            ]  # NaN: no bar
             axes.bar_label(bars, labels, fontsize=8, padding=2)
         axes.set_xticks(range(len(groups)), groups)
         axes.grid(visible=False, axis="x")
@@ -228,9 +313,21 @@ def grouped_bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], y
 def three_places() -> None:
     """Where precision can be lowered: what is stored, what is computed, and the engine that runs it."""
     boxes = (
-        ("Storage", "weights and activations\nin memory and on disk", "pays in bytes,\nwhatever the hardware"),
-        ("Arithmetic", "multiply narrow,\naccumulate wide", "pays in operations a second,\nif the processor has them"),
-        ("Engine", "kernels, fused layers,\nsupported types", "pays at all only if\nit uses the two before"),
+        (
+            "Storage",
+            "weights and activations\nin memory and on disk",
+            "pays in bytes,\nwhatever the hardware",
+        ),
+        (
+            "Arithmetic",
+            "multiply narrow,\naccumulate wide",
+            "pays in operations a second,\nif the processor has them",
+        ),
+        (
+            "Engine",
+            "kernels, fused layers,\nsupported types",
+            "pays at all only if\nit uses the two before",
+        ),
     )
     with _picture(height=2.5) as axes:
         axes.set_axis_off()
@@ -241,16 +338,44 @@ def three_places() -> None:
             colour = COLOURS[index]
             axes.add_patch(
                 FancyBboxPatch(
-                    (left, 0.34), 0.84, 0.6, "round,pad=0.02", facecolor="white", edgecolor=colour, linewidth=2
+                    (left, 0.34),
+                    0.84,
+                    0.6,
+                    "round,pad=0.02",
+                    facecolor="white",
+                    edgecolor=colour,
+                    linewidth=2,
                 )
             )
-            axes.text(left + 0.42, 0.82, title, ha="center", va="center", weight="bold", color=colour, fontsize=12)
+            axes.text(
+                left + 0.42,
+                0.82,
+                title,
+                ha="center",
+                va="center",
+                weight="bold",
+                color=colour,
+                fontsize=12,
+            )
             axes.text(left + 0.42, 0.55, what, ha="center", va="center", fontsize=9.5)
-            axes.text(left + 0.42, 0.14, pays, ha="center", va="center", fontsize=9, style="italic", color="#444444")
+            axes.text(
+                left + 0.42,
+                0.14,
+                pays,
+                ha="center",
+                va="center",
+                fontsize=9,
+                style="italic",
+                color="#444444",
+            )
 
 
 def _all_values(form: FloatFormat | QFormat) -> NDArray[np.float64]:
-    codes = np.arange(2**form.bits) if isinstance(form, FloatFormat) else np.arange(form.min_code, form.max_code + 1)
+    codes = (
+        np.arange(2**form.bits)
+        if isinstance(form, FloatFormat)
+        else np.arange(form.min_code, form.max_code + 1)
+    )
     values = form.decode(codes)
     return values[np.isfinite(values)]
 

@@ -77,9 +77,12 @@ def test_nothing_escapes_comparison(path: Path) -> None:
 
 
 @each_notebook
-def test_code_fits_the_page(path: Path) -> None:
-    """On the page of a desktop a line of code of more than 88 characters would have to be scrolled."""
-    long = [line for cell in code_cells(path) for line in cell["source"].splitlines() if len(line) > 88]
+def test_lines_fit_the_page(path: Path) -> None:
+    """On the page of a desktop a line of code or output of more than 88 characters would have to be scrolled."""
+    cells = code_cells(path)
+    texts = [cell["source"] for cell in cells]
+    texts += [refresh.lines(output.get("text", "")) for cell in cells for output in cell["outputs"]]
+    long = [line for text in texts for line in text.splitlines() if len(line) > 88]
     assert not long, "\n".join(long)
 
 
