@@ -13,9 +13,8 @@ def as_float64(x: ArrayLike, name: str) -> NDArray[np.float64]:
         raise ValueError(
             f"{name}: need real numbers that NumPy can store, got {_kind(x, given)}"
         )
-    with np.errstate(
-        over="ignore", invalid="ignore"
-    ):  # too large is refused below; a signalling NaN stays a NaN
+    # Too large a longdouble is refused below; a signalling NaN stays a NaN.
+    with np.errstate(over="ignore", invalid="ignore"):
         y = np.asarray(given, dtype=np.float64)
         exact = _same_values(x, given, y)
     if not exact:
@@ -28,9 +27,8 @@ def as_float64(x: ArrayLike, name: str) -> NDArray[np.float64]:
 def as_integers(q: ArrayLike, low: int, high: int, name: str) -> NDArray[np.integer]:
     """``q`` as an array of integers of its own type, refusing other types and values outside ``low .. high``."""
     codes = _as_array(q, name)
-    if not codes.size and not isinstance(
-        q, np.ndarray
-    ):  # an empty list has no type of its own
+    # An empty list has no type of its own.
+    if not codes.size and not isinstance(q, np.ndarray):
         codes = codes.astype(np.int64)
     if codes.dtype.kind not in "iu":
         raise ValueError(
@@ -95,9 +93,8 @@ def _kind(x: object, given: NDArray[Any]) -> str:
 
 def _same_values(x: ArrayLike, given: NDArray[Any], y: NDArray[np.float64]) -> bool:
     """Whether ``y`` holds what ``x`` did, which became the array ``given`` in between."""
-    if (
-        isinstance(x, list | tuple) and given.dtype.kind == "f"
-    ):  # NumPy may have rounded integers among floats
+    # NumPy may have rounded integers that stand among floats.
+    if isinstance(x, list | tuple) and given.dtype.kind == "f":
         exact, stored = np.asarray(x, dtype=object), y.astype(object)
         return not np.any((exact != stored) & (exact == exact))
     if given.dtype.kind in "iu" and y.size and max(y.max(), -y.min()) >= 2**53:

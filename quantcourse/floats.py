@@ -287,9 +287,8 @@ class FloatFormat:
             raise ValueError(
                 f"count: need a Python integer in 0..1000000, got {count!r}"
             )
-        position = int(self.encode(np.abs(centre))) * (
-            -1 if centre < 0 else 1
-        )  # how many numbers from zero
+        # Counted from zero: the code of the magnitude.
+        position = int(self.encode(np.abs(centre))) * (-1 if centre < 0 else 1)
         first, last = (
             max(position - count, -self._max_code),
             min(position + count, self._max_code),
@@ -350,9 +349,8 @@ class FloatFormat:
             elif rng is not None:
                 _round_stochastically(y, rng)
             y *= ulp
-        if (
-            not -self.max <= y.min() <= y.max() <= self.max
-        ):  # so also when there is a NaN
+        # True also when there is a NaN.
+        if not -self.max <= y.min() <= y.max() <= self.max:
             self._overflow(y, x, saturate, mode)
 
     def _overflow(self, y: Floats, x: Floats, saturate: bool, mode: Mode) -> None:
@@ -374,9 +372,8 @@ class FloatFormat:
         # 2**fraction_bits more for each doubling of the gap.
         gap = self._ulp(magnitude)
         doublings = np.frexp(gap)[1] - np.frexp(self.smallest_subnormal)[1]
-        code = (doublings.astype(np.int64) << self.fraction_bits) + (
-            magnitude / gap
-        ).astype(np.int64)
+        code = (magnitude / gap).astype(np.int64)
+        code += doublings.astype(np.int64) << self.fraction_bits
         if special.any():
             code[special] = self._special_codes(x[special])
         codes[:] = code | np.signbit(x).astype(np.int64) << self.bits - 1
@@ -386,11 +383,9 @@ class FloatFormat:
         sign, stored, fraction = self._split(codes)
         significand = fraction + np.where(stored > 0, 1 << self.fraction_bits, 0)
         exponent = np.maximum(stored, 1) - self.bias - self.fraction_bits
-        # The special codes of FP64 overflow, and are replaced; ldexp takes intc everywhere.
-        with np.errstate(over="ignore"):
-            np.ldexp(
-                significand.astype(np.float64), exponent.astype(np.intc), out=values
-            )
+        exponent = exponent.astype(np.intc)  # what ldexp takes on every platform
+        with np.errstate(over="ignore"):  # the special codes of FP64, replaced below
+            np.ldexp(significand.astype(np.float64), exponent, out=values)
         values[sign == 1] *= -1
         special = (stored << self.fraction_bits) + fraction > self._max_code
         values[special] = self._special_values(sign[special], fraction[special])
@@ -409,9 +404,8 @@ class FloatFormat:
             return np.full(x.shape, self._max_code + 1)
         infinity = self._max_code + 1
         payload = (x.view(np.int64) & (1 << 52) - 1) >> 52 - self.fraction_bits
-        quiet = (
-            1 << self.fraction_bits - 1
-        )  # a NaN whose payload is cut away must not become infinity
+        # A NaN whose payload is cut away must not become infinity.
+        quiet = 1 << self.fraction_bits - 1
         return np.where(
             np.isnan(x), infinity + np.where(payload == 0, quiet, payload), infinity
         )
@@ -425,9 +419,8 @@ class FloatFormat:
 
 
 _FP64_EXPONENT_MASK = np.int64(0x7FF << 52)
-_BLOCK = (
-    2**14
-)  # values computed at a time: small enough for the cache, which halves the time
+# Values computed at a time: few enough for the cache, which halves the time.
+_BLOCK = 2**14
 
 
 def _in_blocks(

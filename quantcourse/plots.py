@@ -183,9 +183,8 @@ def range_and_precision(formats: Sequence[FloatFormat]) -> None:
         for row, form in enumerate(formats):
             colour = COLOURS[row % len(COLOURS)]
             height = form.fraction_bits + 1
-            side_by_side = (
-                9 * same_height[height]
-            )  # points: formats of equal precision are not drawn over each other
+            # In points: formats of equal precision are not drawn over each other.
+            side_by_side = 9 * same_height[height]
             same_height[height] += 1
             place = offset_copy(
                 axes.transData,
