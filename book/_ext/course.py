@@ -90,6 +90,13 @@ def repair_page(app, pagename, templatename, context, doctree):
         return
     soup = BeautifulSoup(context["body"], "html.parser")
 
+    # A line must not break between a formula and the punctuation behind it.
+    for formula in soup.select("span.math"):
+        behind = formula.next_sibling
+        if mark := isinstance(behind, str) and re.match("[.,;:!?)’”]+", behind):
+            formula.wrap(soup.new_tag("span", attrs={"class": "qc-together"})).append(mark[0])
+            behind.replace_with(behind[mark.end() :])
+
     # Roles of sphinxcontrib-bibtex's lists that ARIA has withdrawn.
     for entry in soup.select('[role="doc-biblioentry"]'):
         del entry["role"]
