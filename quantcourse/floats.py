@@ -118,8 +118,18 @@ class FloatFormat:
 
     @property
     def smallest_subnormal(self) -> float:
-        """Smallest positive number; it equals ``smallest_normal`` when there are no fraction bits."""
-        return 2.0 ** (self._lowest_exponent - self.fraction_bits)
+        """Smallest positive number; it equals ``smallest_normal`` when there are no fraction bits.
+
+        Raises:
+            ValueError: if it is a subnormal float64, and this thread flushes those to zero.
+        """
+        smallest = 2.0 ** (self._lowest_exponent - self.fraction_bits)
+        if smallest == 0:
+            raise ValueError(
+                f"{self.name}: needs subnormal float64 numbers, and this thread flushes them"
+                " to zero; switch that off, with torch.set_flush_denormal(False)"
+            )
+        return smallest
 
     @cached_property
     def max(self) -> float:

@@ -828,3 +828,17 @@ def test_neighbours_count(count):
 def test_neighbours_of_no_finite_number(x):
     with pytest.raises(ValueError, match=r"^x: need one number that is finite in FP16"):
         FP16.neighbours(x)
+
+
+def test_flushed_subnormals_are_refused_not_turned_into_nan():
+    """Without float64 subnormals the ulp of FP64 would be zero, and 0 / ulp would be NaN."""
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor has no switch to flush subnormals")
+    try:
+        for work in (FP64.round, FP64.encode, FP64.ulp):
+            with pytest.raises(ValueError, match=r"^FP64: needs subnormal float64 numbers"):
+                work(0.0)
+        assert [float(FP32.round(v)) for v in (0.0, 1.5, 0.1)] == [0.0, 1.5, float(np.float32(0.1))]
+    finally:
+        torch.set_flush_denormal(False)
+    assert FP64.round(5e-324) == 5e-324
