@@ -1,0 +1,20 @@
+"""Checks of tensors that several modules share.  Each raises a ``ValueError`` that names the argument."""
+
+import torch
+from torch import Tensor
+
+
+def finite_floats(x: object, name: str) -> Tensor:
+    """``x`` as it is, refusing what is no tensor of floats, empty, or not finite throughout."""
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name}: need a torch tensor, got a {type(x).__name__}")
+    if not x.is_floating_point():
+        raise ValueError(f"{name}: need floating-point values, got {x.dtype}")
+    if not x.numel():
+        raise ValueError(f"{name}: need at least one value, got shape {tuple(x.shape)}")
+    # The sum is finite unless a value is not, or it overflows: only then look at each.
+    if not torch.isfinite(x.sum()) and not (finite := torch.isfinite(x)).all():
+        raise ValueError(
+            f"{name}: {int((~finite).sum())} of {x.numel()} values are NaN or infinite"
+        )
+    return x
