@@ -3,6 +3,8 @@
 PYTHON    ?= python3
 JOBS      ?= 2
 NOTEBOOKS ?=
+NAMES     ?=
+SEEDS     ?=
 PORT      ?= 8000
 
 VENV  := .venv
@@ -12,7 +14,7 @@ PAGES := _build/html
 BUILD  = $(BIN)/jupyter-book build . -W --keep-going -n
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test test-browser test-matrix refresh clean build
+.PHONY: help book serve test test-browser test-matrix refresh weights clean build
 
 book: build ## Build the site from the stored outputs (sets up .venv on the first run)
 	@echo
@@ -41,6 +43,9 @@ test-matrix: $(READY) ## The notebooks with one thread, with two, and restricted
 
 refresh: $(READY) ## Run all notebooks in place and clean them (or some: NOTEBOOKS="book/floats.ipynb")
 	$(BIN)/python tools/refresh.py --jobs $(JOBS) $(NOTEBOOKS)
+
+weights: $(READY) ## Train the stored networks anew, about 10 minutes (or some: NAMES="plain vit" SEEDS="0 1")
+	$(BIN)/python tools/weights.py $(NAMES:%=--name %) $(SEEDS:%=--seed %)
 
 clean: ## Remove the site and all caches; .venv stays
 	rm -rf _build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis book/.ipynb_checkpoints book/jupyter_execute
