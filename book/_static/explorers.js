@@ -6,6 +6,7 @@
  *
  *   float-bits    flip the bits of a float, or type a number and see it rounded
  *   fixed-point   choose a Q-format, move a number, compare saturation with wrap-around
+ *   clip-range    drag a clipping range over a histogram, weigh clipping against rounding error
  */
 (() => {
 "use strict";
@@ -172,9 +173,110 @@ function fixedEncode(q, x, overflow = "saturate") {
 }
 const fixedDecode = (q, code) => code * 2 ** -q.fractionBits;
 
+/* ---------- affine mapping ---------- */
+
+/** Smallest and largest code of { bits, signed, narrow }, as quantcourse.affine.IntType. */
+function codeRange({ bits, signed, narrow = false }) {
+  const first = signed ? -(2 ** (bits - 1)) : 0;
+  return [narrow ? first + 1 : first, first + 2 ** bits - 1];
+}
+
+/** Scale and zero point for a range, which is widened to hold zero; symmetric ranges are for signed types. */
+function chooseQParams(low, high, dtype, symmetric) {
+  const [min, max] = codeRange(dtype), from = Math.min(low, 0), to = Math.max(high, 0);
+  const width = symmetric ? Math.max(-from, to) : to - from, steps = symmetric ? max : max - min;
+  const step = width === 0 ? 1 : Math.max(width / steps, power(-126)); // a float32 scale, and no subnormal
+  // Dividing by a rounded step would move ties: those of [-1, 1] in UINT8, at 127.5, go to the even 128.
+  const below = step === width / steps ? from * steps / width : from / step;
+  const zeroPoint = symmetric ? 0 : Math.min(max, Math.max(min, roundEven(min - below)));
+  return { scale: Math.fround(step), zeroPoint, dtype };
+}
+
+const largest = decode("FP32", describe("FP32").maxCode);
+
+/** Code of a float32 before it is clipped. Math.fround makes the division one of float32. */
+const unclipped = (x, { scale, zeroPoint }) => roundEven(Math.fround(x / scale)) + zeroPoint;
+const dequantize = (code, { scale, zeroPoint }) => Math.fround(Math.min(largest, Math.max(-largest, scale * (code - zeroPoint))));
+function quantize(x, qp) {
+  const [min, max] = codeRange(qp.dtype);
+  return Math.min(max, Math.max(min, unclipped(x, qp)));
+}
+
+/** Mean squared error of values whose code is clipped and of the others, and how many are clipped. */
+function errorSplit(values, qp) {
+  const [min, max] = codeRange(qp.dtype);
+  let clipping = 0, rounding = 0, clipped = 0;
+  for (const x of values) {
+    const code = unclipped(x, qp), kept = code < min ? min : code > max ? max : code, error = x - dequantize(kept, qp);
+    if (kept === code) rounding += error * error;
+    else { clipping += error * error; clipped += 1; }
+  }
+  return { clipping: clipping / values.length, rounding: rounding / values.length, clipped };
+}
+
+/** Signal to quantization noise in dB. */
+function sqnr(values, qp) {
+  const { clipping, rounding } = errorSplit(values, qp);
+  return 10 * Math.log10(values.reduce((sum, x) => sum + x * x, 0) / values.length / (clipping + rounding));
+}
+
+/** The range, no end of it beyond the data, with the least total error on a grid of 320 steps each way. */
+function leastError(values, dtype, symmetric) {
+  const low = Math.min(0, ...values), high = Math.max(0, ...values), far = Math.max(-low, high);
+  let best = { total: Infinity };
+  const consider = (a, b) => {
+    const [from, to] = symmetric ? [-far * b / 320, far * b / 320] : [low * a / 320, high * b / 320];
+    const { clipping, rounding } = errorSplit(values, chooseQParams(from, to, dtype, symmetric)), total = clipping + rounding;
+    if (total < best.total) best = { total, from, to, a, b };
+  };
+  if (symmetric) for (let b = 1; b <= 320; b++) consider(b, b);
+  else { // every tenth point first, then all around the best of them
+    for (let a = 0; a <= 320; a += 10) for (let b = 0; b <= 320; b += 10) consider(a, b);
+    const { a, b } = best;
+    for (let i = Math.max(a - 9, 0); i <= Math.min(a + 9, 320); i++) for (let j = Math.max(b - 9, 0); j <= Math.min(b + 9, 320); j++) consider(i, j);
+  }
+  return [best.from, best.to];
+}
+
+/** Share of a normal distribution below x, by Marsaglia's series (2004). */
+function normalBelow(x) {
+  let sum = x, term = x, before;
+  for (let i = 3; sum !== before; i += 2) {
+    before = sum;
+    term *= x * x / i;
+    sum += term;
+  }
+  return 0.5 + sum * Math.exp(-x * x / 2) / Math.sqrt(2 * Math.PI);
+}
+
+/** An even number of normal quantiles, at the shares (i + 1/2) / n: a bell without chance. */
+function normalQuantiles(n) {
+  const quantiles = Array(n);
+  let x = 0;
+  for (let i = n / 2; i < n; i++) { // Newton's method, from the quantile before; the other half mirrors
+    for (let move = 1; Math.abs(move) > 1e-11; x += move) move = ((i + 0.5) / n - normalBelow(x)) * Math.sqrt(2 * Math.PI) * Math.exp(x * x / 2);
+    quantiles[i] = x;
+    quantiles[n - 1 - i] = -x;
+  }
+  return quantiles;
+}
+
+// 3000 values each
+const samples = {
+  "weights": () => normalQuantiles(3000).map(z => 0.05 * z),
+  "weights with outliers": () => [...normalQuantiles(2940).map(z => 0.05 * z), ...normalQuantiles(60).map(z => 0.25 * z)],
+  "after a ReLU": () => normalQuantiles(3000).map(z => Math.max(0, 1 + 2 * z)),
+  "after a GELU": () => normalQuantiles(3000).map(z => 2 * z * normalBelow(2 * z)),
+  "all positive": () => normalQuantiles(3000).map(z => 6 + 0.4 * z),
+};
+const drawn = {};
+
+/** The values of a data set in float32; computed once. */
+const sample = name => drawn[name] ??= Float32Array.from(samples[name]());
+
 /* ---------- drawing ---------- */
 
-const SVG = ["svg", "g", "path", "line", "circle", "text"];
+const SVG = ["svg", "g", "path", "line", "circle", "rect", "text"];
 
 /** An element with attributes (on… are listeners) and children. */
 function h(tag, attributes = {}, ...children) {
@@ -385,10 +487,186 @@ function fixedPoint(root) {
   show();
 }
 
+function clipRange(root) {
+  const schemes = {
+    "affine": [false, { signed: false }],
+    "symmetric": [true, { signed: true }],
+    "symmetric, narrow": [true, { signed: true, narrow: true }],
+  };
+  const left = 20, right = 500, floor = 196, tall = 160; // the histogram, in units of the viewBox
+  const significant = (v, digits = 4) => v && Math.abs(v) < 1e-3 ? decimal(Number(v.toPrecision(digits)).toExponential()) : decimal(Number(v.toPrecision(digits)));
+  const nice = v => { const ten = 10 ** Math.floor(Math.log10(v)); return [1, 2, 5, 10].find(m => m * ten >= v) * ten; };
+  const path = (marks, d) => h("path", { class: marks, d });
+
+  const select = (values, chosen, onchange) => h("select", { onchange }, ...values.map(v => h("option", { value: v, selected: String(v) === chosen }, v)));
+  const data = select(Object.keys(samples), root.dataset.sample || "weights", changeData);
+  const bits = select([2, 3, 4, 5, 6, 7, 8], root.dataset.bits || "4", show);
+  const scheme = select(Object.keys(schemes), root.dataset.scheme || "affine", () => { frame(); set("high", Math.max(-low, high)); });
+  const ends = ["low", "high"], field = {}, handle = {};
+  for (const end of ends) {
+    field[end] = h("input", { type: "text", inputmode: "text", autocomplete: "off", spellcheck: "false", size: "10", oninput: () => type(end), onchange: () => { problem = ""; show(); } });
+    handle[end] = h("g", { class: "qc-handle", role: "slider", tabindex: "0", "aria-label": `${end === "low" ? "Low" : "High"} end of the range`, onkeydown: event => press(event, end) },
+      h("rect", { class: "qc-grasp", x: -21, y: 4, width: 42, height: floor - 4 }), h("line", { x1: 0, x2: 0, y1: 16, y2: floor }), h("circle", { cx: 0, cy: 16, r: 10 }));
+  }
+  const back = h("g", { "aria-hidden": "true" });
+  const picture = h("svg", { class: "qc-drag", viewBox: "0 0 520 236", role: "group", onpointerdown: grasp, onpointermove: drag, onpointerup: release, onpointercancel: release }, back, handle.low, handle.high);
+  const curves = h("svg", { viewBox: "0 0 520 216", role: "img" });
+  const out = h("output", { "aria-live": "polite", class: "qc-out" }), facts = h("dl", { class: "qc-facts" });
+  let values, view, bars, low, high, held = null, problem = "";
+
+  const X = v => left + (Math.min(view.to, Math.max(view.from, v)) - view.from) / (view.to - view.from) * (right - left);
+  const isSymmetric = () => schemes[scheme.value][0];
+
+  function changeData() {
+    values = sample(data.value);
+    frame();
+    minMax();
+  }
+  /** The window on the data: as wide to both sides where ranges mirror. */
+  function frame() {
+    let min = Math.min(0, ...values), max = Math.max(0, ...values);
+    if (isSymmetric()) { max = Math.max(-min, max); min = -max; }
+    const margin = 0.1 * (max - min);
+    view = { from: min - margin, to: max + margin, step: nice((max - min) / 500) };
+    bars = Array(96).fill(0); // five units wide each
+    for (const x of values) bars[Math.floor((x - view.from) / (view.to - view.from) * bars.length)] += 1;
+  }
+  function minMax() { low = Math.min(...values); high = Math.max(...values); set("high", isSymmetric() ? Math.max(-low, high) : high); }
+  function least() {
+    const [symmetric, type] = schemes[scheme.value];
+    [low, high] = leastError(values, { bits: Number(bits.value), ...type }, symmetric);
+    problem = "";
+    show();
+  }
+  /** Move one end: not past the other, and in a symmetric range the other mirrors it. */
+  function set(end, v) {
+    if (isSymmetric()) { high = Math.max(0, end === "low" ? -v : v); low = 0 - high; }
+    else if (end === "low") low = Math.min(v, high);
+    else high = Math.max(v, low);
+    problem = "";
+    show();
+  }
+  const snap = v => Number((Math.round(Math.min(view.to, Math.max(view.from, v)) / view.step) * view.step).toPrecision(12)) + 0;
+  function type(end) {
+    const text = field[end].value.trim().replaceAll("−", "-").replaceAll(",", "."), v = Number(text), other = end === "low" ? high : low;
+    if (!rational(text) || !Number.isFinite(Math.fround(v))) problem = "This is not a number of float32.";
+    else if (isSymmetric()) return set(end, end === "low" ? -Math.abs(v) : Math.abs(v));
+    else if (end === "low" ? v > other : v < other) problem = "The low end lies above the high end.";
+    else return set(end, v);
+    show();
+  }
+  function press(event, end) {
+    const here = end === "low" ? low : high, one = view.step;
+    const there = { ArrowLeft: here - one, ArrowDown: here - one, ArrowRight: here + one, ArrowUp: here + one, PageDown: here - 10 * one, PageUp: here + 10 * one, Home: view.from, End: view.to }[event.key];
+    if (there === undefined) return;
+    set(end, snap(there));
+    event.preventDefault();
+  }
+  function pointed(event) {
+    const box = picture.getBoundingClientRect(), x = (event.clientX - box.left) / box.width * 520;
+    return view.from + (x - left) / (right - left) * (view.to - view.from);
+  }
+  function grasp(event) { // anywhere: the nearer end comes
+    if (!event.isPrimary || event.button !== 0) return;
+    held = pointed(event) < (low + high) / 2 ? "low" : "high";
+    picture.setPointerCapture(event.pointerId);
+    handle[held].focus({ preventScroll: true });
+    event.preventDefault(); // the browser would move the focus away
+    drag(event);
+  }
+  function drag(event) { if (held) set(held, snap(pointed(event))); }
+  function release() { held = null; }
+
+  function show() {
+    const [symmetric, kind] = schemes[scheme.value], dtype = { bits: Number(bits.value), ...kind }, [min, max] = codeRange(dtype);
+    const choose = (from, to) => chooseQParams(from, to, dtype, symmetric), qp = choose(low, high), split = errorSplit(values, qp), total = split.clipping + split.rounding;
+    const from = Math.min(low, 0), to = Math.max(high, 0), lowest = dequantize(min, qp), highest = dequantize(max, qp);
+    for (const end of ends) {
+      const v = end === "low" ? low : high;
+      if (document.activeElement !== field[end] || !problem && Number(field[end].value.replaceAll("−", "-").replaceAll(",", ".")) !== v) field[end].value = minus(Number(v.toPrecision(6)));
+      field[end].setAttribute("aria-invalid", String(problem !== "" && document.activeElement === field[end]));
+      handle[end].setAttribute("transform", `translate(${X(v).toFixed(1)} 0)`);
+      for (const [name, value] of [["valuemin", view.from], ["valuemax", view.to], ["valuenow", v]]) handle[end].setAttribute(`aria-${name}`, Number(value.toPrecision(6)));
+    }
+    const widened = from !== low ? "low" : to !== high ? "high" : "";
+    const typeName = `${dtype.signed ? "INT" : "UINT"}${dtype.bits}${dtype.narrow ? " narrow" : ""}`;
+    if (problem) out.replaceChildren(h("small", {}, problem));
+    else {
+      const zero = symmetric ? "" : `, zero point ${minus(qp.zeroPoint)}`;
+      out.replaceChildren(total ? `SQNR ${sqnr(values, qp).toFixed(2).replace("-", "−")} dB` : "exact", h("small", {}, ` ${typeName}, scale ${significant(qp.scale)}${zero}${widened ? "; widened to hold 0" : ""}`));
+    }
+    const share = part => total ? ` (${(100 * part / total).toFixed(1)} % of the total)` : "";
+    facts.replaceChildren(
+      ...fact("Range", `${significant(low)} to ${significant(high)}${widened ? `, widened to ${significant(from)} to ${significant(to)}: zero needs a code` : ""}`),
+      ...fact("Scale", significant(qp.scale, 6)), ...fact("Zero point", minus(qp.zeroPoint)),
+      ...fact("Levels", `${max - min + 1}, codes ${minus(min)} to ${minus(max)}, values ${significant(lowest)} to ${significant(highest)}`),
+      ...fact("Clipped", `${split.clipped} of ${values.length} values, ${significant(100 * split.clipped / values.length, 3)} %`),
+      ...fact("Clipping error", significant(split.clipping) + share(split.clipping)), ...fact("Rounding error", significant(split.rounding) + share(split.rounding)),
+      ...fact("Total error", `${significant(total)}, mean squared`));
+    drawHistogram(qp, min, max, from, to);
+    drawCurves(choose, from, to, split);
+  }
+  function drawHistogram(qp, min, max, from, to) {
+    const top = Math.max(...bars), width = (right - left) / bars.length;
+    const inside = [], outside = [], ticks = [], lines = [];
+    bars.forEach((count, i) => {
+      const height = tall * Math.sqrt(count / top), centre = view.from + (i + 0.5) / bars.length * (view.to - view.from), code = unclipped(centre, qp);
+      if (count) (code < min || code > max ? outside : inside).push(`M${left + i * width} ${floor}v${-height.toFixed(1)}h${width - 0.5}V${floor}z`);
+    });
+    for (let code = min; code <= max; code++) {
+      const v = dequantize(code, qp);
+      if (v < view.from || v > view.to) continue;
+      ticks.push(`M${X(v).toFixed(1)} ${floor}v${code === qp.zeroPoint ? 14 : 9}`);
+      if (max - min < 64) lines.push(`M${X(v).toFixed(1)} ${floor}V30`);
+    }
+    const apart = nice((view.to - view.from) / 6), numbers = [];
+    for (let k = Math.ceil(view.from / apart); k * apart <= view.to; k++) numbers.push(h("text", { x: X(k * apart), y: 230, "text-anchor": "middle" }, significant(k * apart)));
+    picture.setAttribute("aria-label", `Histogram of ${values.length} values, ${data.value}, with ${max - min + 1} levels and the two ends of the clipping range`);
+    back.replaceChildren(
+      h("rect", { class: "qc-band", x: X(from), y: 30, width: X(to) - X(from), height: floor - 30 }),
+      path("qc-bar", inside.join("")), path("qc-bar-clipped", outside.join("")), path("qc-level-line", lines.join("")),
+      h("line", { class: "qc-axis", x1: left, x2: right, y1: floor, y2: floor }), path("qc-level", ticks.join("")), ...numbers);
+  }
+  function drawCurves(choose, from, to, split) {
+    const start = 66, roof = 34, ground = 172, widest = view.to - view.from;
+    const [a, b] = to > from ? [from / (to - from), to / (to - from)] : isSymmetric() ? [-0.5, 0.5] : [0, 1]; // ends of a range one wide
+    const points = Array.from({ length: 108 }, (_, i) => {
+      const width = widest * (i + 1) / 108, { clipping, rounding } = errorSplit(values, choose(a * width, b * width));
+      return { width, clipping, rounding, total: clipping + rounding };
+    });
+    const best = points.reduce((p, q) => q.total < p.total ? q : p);
+    const high10 = Math.ceil(Math.log10(Math.max(...points.map(p => p.total)))), low10 = Math.floor(Math.log10(best.total / 20));
+    const U = width => start + Math.min(width, widest) / widest * (right - start), V = v => ground - (Math.log10(v) - low10) / (high10 - low10) * (ground - roof);
+    const seen = v => v >= 10 ** low10 && v <= 10 ** high10;
+    const curve = name => points.map((p, i) => seen(p[name]) ? `${i && seen(points[i - 1][name]) ? "L" : "M"}${U(p.width).toFixed(1)} ${V(p[name]).toFixed(1)}` : "").join("");
+    const here = { ...split, total: split.clipping + split.rounding }, at = U(to - from), names = ["clipping", "rounding", "total"], apart = nice(widest / 5), marks = [];
+    for (let k = 0; k * apart <= widest; k++) marks.push(h("text", { x: U(k * apart), y: ground + 25, "text-anchor": "middle" }, significant(k * apart)));
+    const tens = Math.ceil((high10 - low10) / 3); // as many powers of ten as there is room for
+    for (let ten = low10; ten <= high10; ten += tens) marks.push(h("text", { x: start - 8, y: V(10 ** ten) + 5, "text-anchor": "end" }, significant(10 ** ten)), h("line", { class: "qc-grid", x1: start, x2: right, y1: V(10 ** ten), y2: V(10 ** ten) }));
+    curves.setAttribute("aria-label", `Mean squared errors against the width of the range, both ends moved in proportion. The total is least, ${significant(best.total, 3)}, near a width of ${significant(best.width, 2)}; here the width is ${significant(to - from, 3)} and the total ${significant(here.total, 3)}.`);
+    curves.replaceChildren(
+      ...marks, h("line", { class: "qc-axis", x1: start, x2: right, y1: ground, y2: ground }), h("line", { class: "qc-axis", x1: at, x2: at, y1: ground, y2: roof }),
+      ...names.map(name => path(`qc-curve qc-${name}`, curve(name))),
+      h("circle", { class: "qc-least", cx: U(best.width), cy: V(best.total), r: 7 }),
+      ...names.filter(name => seen(here[name])).map(name => h("circle", { class: `qc-point qc-${name}`, cx: at, cy: V(here[name]), r: 5 })),
+      ...names.flatMap((name, i) => [path(`qc-curve qc-${name}`, `M${start + i * 150} 12h28`), h("text", { class: `qc-name qc-${name}`, x: start + 34 + i * 150, y: 17 }, name)]));
+  }
+
+  const label = (title, input) => h("label", {}, title, input), button = (title, onclick) => h("button", { type: "button", onclick }, title);
+  root.replaceChildren(
+    h("div", { class: "qc-controls" }, label("Data", data), label("Bits", bits), label("Scheme", scheme)),
+    h("div", { class: "qc-controls" }, label("Low end", field.low), label("High end", field.high),
+      h("div", { class: "qc-buttons", role: "group", "aria-label": "Set the range to" }, button("min-max", minMax), button("least error", least))),
+    h("p", { class: "qc-caption" }, "Drag the ends of the range. A bar is as high as the square root of its count; clipped values are orange, ticks are the levels."),
+    picture, out, h("p", { class: "qc-caption" }, "Mean squared error against the width of the range, both ends moved in proportion. The ring marks the least total."), curves, facts);
+  changeData();
+}
+
 /* ---------- start ---------- */
 
-window.quantcourse = { formats, encode, decode, classify, split, ulp, inFull, inShort, integerAndExponent, rational, scientific, fixedEncode, fixedDecode };
-const explorers = { "float-bits": floatBits, "fixed-point": fixedPoint };
+window.quantcourse = { formats, encode, decode, classify, split, ulp, inFull, inShort, integerAndExponent, rational, scientific, fixedEncode, fixedDecode,
+  codeRange, chooseQParams, quantize, dequantize, errorSplit, sqnr, leastError, samples, sample };
+const explorers = { "float-bits": floatBits, "fixed-point": fixedPoint, "clip-range": clipRange };
 for (const root of document.querySelectorAll(".qc-explorer[data-explorer]")) explorers[root.dataset.explorer]?.(root);
 // Folded solutions open for printing.
 addEventListener("beforeprint", () => document.querySelectorAll("details.admonition").forEach(box => { box.open = true; }));
