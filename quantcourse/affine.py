@@ -250,7 +250,7 @@ def choose_qparams(
             for a symmetric type without a positive code (INT1, and UINT1 if
             ``low < 0``); if the step itself is beyond float32.
 
-    Source: Jacob et al., arXiv 1712.05877, section 2.1; Gysel et al., Ristretto,
+    Source: Jacob et al., arXiv 1712.05877, section 2.1; Gysel, Ristretto,
     arXiv 1605.06402.  Chapter: *Affine and scale*.
 
     >>> qp = choose_qparams(-1.0, 3.0, UINT4, symmetric=False)
@@ -278,7 +278,7 @@ def choose_qparams(
         # A scale rounded before this division would move ties: those of [-1, 1] in
         # UINT8, at 127.5, must go to the even 128.
         exact = torch.where(scale == width / steps, low * steps / width, low / scale)
-        zero_point = torch.round(dtype.min - exact).clamp(dtype.min, dtype.max)
+        zero_point = torch.round(dtype.min - exact)
     return QParams(
         scale.to(torch.float32), zero_point.to(torch.int32), dtype, axis, group_size
     )
@@ -373,8 +373,8 @@ def dequantize(q: Tensor, qp: QParams) -> Tensor:
     _check_qparams(qp)
     codes = _codes(q, qp.dtype, "q")
     blocks, scale, zero_point = _blocks(codes, qp, "q")
-    blocks = blocks.to(torch.float32, copy=True)
-    return _reals(blocks, scale, zero_point, qp).reshape(codes.shape)
+    reals = _reals(blocks.to(torch.float32), scale, zero_point, qp)
+    return reals.reshape(codes.shape)
 
 
 def fake_quantize(x: Tensor, qp: QParams) -> Tensor:
@@ -454,8 +454,8 @@ def _as_step(width: Tensor, steps: Tensor | int, power_of_two: bool) -> Tensor:
     """``width / steps`` in float64, within what float32 can hold; 1 for no width."""
     step = (width / steps).clamp(min=SMALLEST_NORMAL)
     if power_of_two:
-        fraction, exponent = torch.frexp(step)  # fraction in [1/2, 1)
-        step = torch.ldexp(torch.ones_like(step), exponent - (fraction == 0.5).int())
+        fraction, _ = torch.frexp(step)  # in [1/2, 1), of the power of two above
+        step = torch.where(fraction == 0.5, step, step / fraction)
     if torch.isinf(step.to(torch.float32)).any():
         raise ValueError(
             f"low, high: need a step that float32 can hold, got {float(step.max()):g}"

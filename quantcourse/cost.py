@@ -8,6 +8,7 @@ and *Fewer bytes, less time*.
 
 import copy
 import csv
+import logging
 import math
 import os
 import random
@@ -288,7 +289,7 @@ def count(model: nn.Module, *inputs: Any, **named: Any) -> Cost:
         try:
             recorder = _run_without_data(model, inputs, named)
         except Exception:
-            # It may be that shapes depend on data.  An error of the model's own comes up again.
+            # Shapes may depend on data.  An error of the model's own comes up again.
             recorder = _run(*_copy(model, inputs, named))
     return Cost(
         type(model).__name__,
@@ -679,9 +680,15 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
         namespace, _, name = func._schema.name.partition("::")
         rule = _RULES.get(name.removesuffix("_")) if namespace == "aten" else None
+        if not rule:
+            # A compound operation arrives whole if its tensors come from inference mode.
+            with self:
+                out = func.decompose(*args, **(kwargs or {}))
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **(kwargs or {}))
         operands = _tensors((args, kwargs))
         if rule:
             self._record(rule, out, args, operands)
@@ -742,10 +749,18 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _run_without_data(model: nn.Module, inputs: Any, named: Any) -> _Recorder:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
+    tensors = (*model.parameters(), *model.buffers())
+    # The mode would copy these as well, but more slowly.
+    empty = {id(x): mode.from_tensor(x, static_shapes=True) for x in tensors}
     with mode, FakeCopyMode(mode):
-        twin = copy.deepcopy((model, inputs, named))
-    with mode:
-        return _run(*twin)
+        twin = copy.deepcopy((model, inputs, named), empty)
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    was_disabled, log.disabled = log.disabled, True  # it logs what it raises
+    try:
+        with mode:
+            return _run(*twin)
+    finally:
+        log.disabled = was_disabled
 
 
 def _run(model: nn.Module, inputs: Any, named: Any) -> _Recorder:
@@ -844,4 +859,4 @@ def _row(name: str, op: str, output: str, params: Any, macs: Any, rate: Any) -> 
     number = [f"{n:,}" if isinstance(n, int) else n for n in (params, macs)]
     intensity = f"{rate:.1f}" if isinstance(rate, float) else rate
     row = f"{_shorten(name, 25):26}{op:12}{_shorten(output, 15):16}"
-    return f"{row}{number[0]:>12}{number[1]:>15}{intensity:>7}"
+    return f"{row}{number[0]:>12}{number[1]:>15}{intensity:>7}".rstrip()

@@ -93,7 +93,7 @@ def error_split(x: Tensor, qp: QParams) -> tuple[float, float]:
     Raises:
         ValueError: as for ``quantize``.
 
-    Source: Banner, Nahshan and Soudry, arXiv 1810.05723, section 3.
+    Source: Banner et al., arXiv 1810.05723, who minimize the sum of the two.
     Chapter: *Affine and scale*.
 
     >>> from quantcourse.affine import INT4

@@ -6,6 +6,7 @@ apart by marker or dash as well, and keep a white ground, which the site turns d
 
 import ast
 import inspect
+import itertools
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.transforms import offset_copy
 from numpy.typing import ArrayLike, NDArray
 
+from quantcourse.cost import Cost, Machine, Roofline
 from quantcourse.fixed import QFormat
 from quantcourse.floats import FloatFormat
 
@@ -369,6 +371,114 @@ def three_places() -> None:
             )
 
 
+def mapping(x: ArrayLike, schemes: Mapping[str, tuple[float, int, int, int]]) -> None:
+    """Each number of ``x`` joined to its code, a row for each scheme ``(scale, zero point, lowest, highest code)``."""
+    x = np.asarray(x)
+    reach = 1.16 * np.abs(x).max()
+    with _picture(height=1.9 * len(schemes)) as axes:
+        axes.set_xlim(-1.02 * reach, 1.02 * reach)
+        axes.set_ylim(-1.6 * len(schemes) + 0.4, 0.45)
+        for row, (name, (scale, zero_point, low, high)) in enumerate(schemes.items()):
+            colour = COLOURS[row]
+            top, bottom = -1.6 * row, -1.6 * row - 0.8
+            codes = np.arange(low, high + 1)
+            values = scale * (codes - zero_point)
+            q = np.clip(np.rint(x / scale) + zero_point, low, high)
+            axes.hlines([top, bottom], -reach, reach, color="#888888", linewidth=0.8)
+            axes.vlines(
+                values, bottom - 0.06, bottom + 0.06, color=colour, linewidth=1.4
+            )
+            for value, code in zip(values, codes, strict=True):
+                axes.text(
+                    value, bottom - 0.12, f"{code}", ha="center", va="top", fontsize=8
+                )
+            axes.plot(x, np.full(x.shape, top), "o", color=colour, markersize=5)
+            for number, back in zip(x, scale * (q - zero_point), strict=True):
+                axes.plot([number, back], [top, bottom], "-", color=colour, linewidth=1)
+            axes.text(
+                -reach, top + 0.16, name, color=colour, weight="bold", fontsize=10
+            )
+        axes.set_axis_off()
+
+
+def cells(levels: int) -> None:
+    """A range cut into ``levels - 1`` equal cells, above the cells of ``levels`` codes with rounding to nearest."""
+    ends = levels - 1
+    middles = [0.0, *(code + 0.5 for code in range(ends)), float(ends)]
+    rows = {
+        f"{ends} equal cells": [float(border) for border in range(levels)],
+        f"{levels} codes, rounding": middles,
+    }
+    with _picture(height=1.9) as axes:
+        for row, borders in enumerate(rows.values()):
+            for index, (left, right) in enumerate(itertools.pairwise(borders)):
+                axes.add_patch(
+                    Rectangle(
+                        (left, -row - 0.3),
+                        right - left,
+                        0.6,
+                        facecolor=("#FFFFFF", "#E4EEF5")[index % 2],
+                        edgecolor=COLOURS[row],
+                        linewidth=1.3,
+                    )
+                )
+        axes.plot(range(levels), [-1] * levels, "o", color=COLOURS[1], markersize=5)
+        axes.set_yticks([0, -1], list(rows))
+        axes.set_xticks(range(levels))
+        axes.set_xlim(-0.4, ends + 0.4)
+        axes.set_ylim(-1.5, 0.5)
+        axes.grid(visible=False)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel("value, in steps above the low end")
+
+
+def sqnr_by_bits(bits: Sequence[int], measured: Mapping[str, Sequence[float]]) -> None:
+    """SQNR against bits, a line for each kind of data, with the rule of 6.02 dB a bit behind."""
+    with _picture(height=4.0) as axes:
+        rule = [6.02 * b for b in bits]
+        axes.plot(bits, rule, color="#999999", linestyle="-", linewidth=4, alpha=0.5)
+        axes.annotate(
+            "6.02 dB a bit",
+            (bits[0], rule[0]),
+            (2, 14),
+            textcoords="offset points",
+            color="#555555",
+            fontsize=9,
+        )
+        for (name, values), marker in zip(measured.items(), "osD^v", strict=False):
+            axes.plot(bits, values, marker=marker, markersize=5, label=name)
+        axes.set_ylim(0, 1.15 * rule[-1])
+        axes.set_xlabel("bits")
+        axes.set_ylabel("SQNR in dB")
+        axes.legend()
+
+
+def error_against_range(
+    ranges: ArrayLike, clipping: ArrayLike, rounding: ArrayLike
+) -> None:
+    """Clipping error, rounding error and their sum against the range, with the least sum marked."""
+    ranges, total = np.asarray(ranges), np.add(clipping, rounding)
+    best = int(np.argmin(total))
+    with _picture() as axes:
+        axes.plot(ranges, clipping, label="clipping")
+        axes.plot(ranges, rounding, label="rounding")
+        axes.plot(ranges, total, label="sum", color="#000000", linestyle="-")
+        axes.plot(ranges[best], total[best], "o", color="#000000", markersize=7)
+        axes.annotate(
+            f"least at T = {ranges[best]:.1f}",
+            (ranges[best], total[best]),
+            (8, -14),
+            textcoords="offset points",
+            fontsize=10,
+        )
+        axes.set_yscale("log")
+        axes.set_ylim(total[best] / 30, 2 * total.max())
+        axes.set_xlabel("range T, in standard deviations")
+        axes.set_ylabel("mean squared error")
+        axes.legend()
+
+
 def _all_values(form: FloatFormat | QFormat) -> NDArray[np.float64]:
     codes = (
         np.arange(2**form.bits)
@@ -383,3 +493,283 @@ def _name(form: FloatFormat | QFormat) -> str:
     if isinstance(form, FloatFormat):
         return form.name
     return f"{'' if form.signed else 'U'}Q{form.integer_bits}.{form.fraction_bits}"
+
+
+def roofline(
+    machines: Mapping[str, Machine],
+    points: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+) -> None:
+    """Attainable FLOP/s against intensity, a line for each machine, with sets of points ``(intensities, FLOP/s)``."""
+    intensities = [x for xs, _ in points.values() for x in xs]
+    ridges = [machine.ridge for machine in machines.values()]
+    low, high = min(intensities + ridges) / 3, max(intensities + ridges) * 3
+    with _picture(height=4.2) as axes:
+        for (name, machine), dash in zip(machines.items(), _DASHES, strict=False):
+            x = [low, machine.ridge, high]
+            y = [machine.attainable(i) / 1e9 for i in x]
+            axes.plot(x, y, color="#444444", linestyle=dash, linewidth=1.5, label=name)
+        for (name, (xs, rates)), marker, colour in zip(
+            points.items(), "osD^vP*", COLOURS, strict=False
+        ):
+            axes.plot(
+                xs,
+                np.divide(rates, 1e9),
+                linestyle="none",
+                marker=marker,
+                markersize=6,
+                markeredgecolor="white",
+                markeredgewidth=0.6,
+                color=colour,
+                label=name,
+            )
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel("arithmetic intensity, FLOPs per byte")
+        axes.set_ylabel("billions of FLOPs per second")
+        axes.legend(loc="lower right")
+
+
+def least_times(roof: Roofline) -> None:
+    """The least time of every layer, in the order of execution, as bars that tell memory from arithmetic."""
+    index = np.arange(len(roof.bounds))
+    milliseconds = np.array([1000 * bound.seconds for bound in roof.bounds])
+    limits = np.array([bound.limit for bound in roof.bounds])
+    with _picture(height=3.2) as axes:
+        for limit, colour, hatch in zip(
+            ("memory", "compute"), COLOURS, ("//", ""), strict=False
+        ):
+            chosen = limits == limit
+            axes.bar(
+                index[chosen],
+                milliseconds[chosen],
+                0.8,
+                color=colour,
+                edgecolor="white",
+                hatch=hatch,
+                linewidth=0,
+                label=f"{limit}-bound",
+            )
+        axes.grid(visible=False, axis="x")
+        axes.set_xlabel("layer, in the order of execution")
+        axes.set_ylabel("least time, milliseconds")
+        axes.legend()
+
+
+def cost_bars(cost: Cost) -> None:
+    """Each layer's share of the MACs, upward, and of the parameters, downward, in the order of execution."""
+    shares = {
+        "MACs": (1, [layer.macs for layer in cost.layers]),
+        "parameters": (-1, [layer.params for layer in cost.layers]),
+    }
+    with _picture() as axes:
+        for index, (name, (sign, counts)) in enumerate(shares.items()):
+            percent = sign * 100 * np.array(counts) / max(sum(counts), 1)
+            bars = axes.bar(
+                range(1, len(counts) + 1), percent, color=COLOURS[index], label=name
+            )
+            if sign < 0:
+                for bar in bars:
+                    bar.set_hatch("///")
+                    bar.set_edgecolor("white")
+                    bar.set_linewidth(0)
+        axes.axhline(0, color="#444444", linewidth=0.8)
+        axes.yaxis.set_major_formatter(lambda y, _: f"{abs(y):g} %")
+        axes.set_xlim(0.3, len(cost.layers) + 0.7)
+        axes.set_xlabel("layer, in the order of execution")
+        axes.set_ylabel("share of the network")
+        axes.legend(loc="best")
+
+
+def originals_and_views(originals: ArrayLike, views: ArrayLike) -> None:
+    """Each row: an original, as large as its views and framed, then the views; ink is dark.
+
+    >>> originals_and_views(np.zeros((2, 8, 8)), np.zeros((2, 3, 16, 16)))
+    """
+    views = np.asarray(views, dtype=float)
+    rows, columns = views.shape[:2]
+    large = np.asarray(originals, dtype=float).repeat(2, axis=1).repeat(2, axis=2)
+    tiles = np.concatenate([large[:, None], views], axis=1)
+    spaced = np.pad(tiles, ((0, 0), (0, 0), (0, 2), (0, 2)))
+    sheet = spaced.transpose(0, 2, 1, 3).reshape(18 * rows, 18 * (columns + 1))
+    with _picture(6.4, 6.4 * rows / (columns + 1)) as axes:
+        axes.imshow(sheet[:-2, :-2], cmap="Greys", interpolation="nearest")
+        axes.axis("off")
+        for row in range(rows):
+            corner = (-0.5, 18 * row - 0.5)
+            axes.add_patch(
+                Rectangle(corner, 16, 16, fill=False, edgecolor=COLOURS[0], linewidth=2)
+            )
+
+
+def channel_variances(variances: Mapping[str, ArrayLike]) -> None:
+    """The running variances of all channels of some networks, each sorted, on a logarithmic scale.
+
+    >>> channel_variances({"one": [1.0, 1e-9], "other": [0.5, 0.25]})
+    """
+    with _picture() as axes:
+        for name, values in variances.items():
+            axes.semilogy(np.sort(np.asarray(values, dtype=float)), label=name)
+        axes.set_xlabel("channel, sorted by its variance")
+        axes.set_ylabel("running variance")
+        axes.legend()
+
+
+def weights_and_levels(
+    weights: ArrayLike, levels: Mapping[str, Sequence[float]]
+) -> None:
+    """A histogram of weights over rows of ticks, a row for each set of levels."""
+    values = np.ravel(weights)
+    reach = 1.05 * np.abs(values).max()
+    with plt.rc_context(_STYLE):
+        _, (above, below) = plt.subplots(
+            2,
+            figsize=(6.4, 2.6 + 0.36 * len(levels)),
+            sharex=True,
+            layout="constrained",
+            height_ratios=[2.2, 0.36 * len(levels)],
+        )
+        above.hist(values, bins=81, range=(-reach, reach), color="#999999")
+        above.set_ylabel("weights")
+        for row, (places, colour) in enumerate(
+            zip(levels.values(), COLOURS, strict=False)
+        ):
+            below.vlines(places, row - 0.34, row + 0.34, color=colour, linestyle="-")
+        below.set_yticks(range(len(levels)), list(levels))
+        below.invert_yaxis()
+        below.grid(visible=False)
+        below.spines["left"].set_visible(False)
+        below.tick_params(axis="y", length=0)
+        below.set_xlim(-reach, reach)
+        below.set_xlabel("weight")
+        plt.show()
+
+
+def shared_scales() -> None:
+    """A weight matrix four times: which weights share a scale, a colour for each scale."""
+    rows, columns = 4, 8
+    cell = [(row, column) for row in range(rows) for column in range(columns)]
+    ways: tuple[tuple[str, list[int]], ...] = (
+        ("per tensor: 1 scale", [0 for _ in cell]),
+        ("per row: 4 scales", [row for row, _ in cell]),
+        ("per group of 4: 8 scales", [2 * row + column // 4 for row, column in cell]),
+        ("per column: 8 scales,\nand they stay in the sum", [c for _, c in cell]),
+    )
+    hatches = ("", "///", "...", "xxx", "\\\\\\", "---", "+++", "ooo")
+    colours = (*COLOURS[:6], "#999999", "#F0E442")
+    with _picture(height=4.6) as axes:
+        axes.set_axis_off()
+        axes.set_aspect("equal")
+        for index, (title, scales) in enumerate(ways):
+            left = (index % 2) * (columns + 2)
+            top = -(index // 2) * (rows + 3.4)
+            axes.text(left, top + 0.3, title, va="bottom", fontsize=10)
+            for (row, column), scale in zip(cell, scales, strict=True):
+                axes.add_patch(
+                    Rectangle(
+                        (left + column + 0.04, top - row - 0.96),
+                        0.92,
+                        0.92,
+                        facecolor=colours[scale],
+                        edgecolor="white",
+                        hatch=hatches[scale],
+                        linewidth=0,
+                    )
+                )
+            axes.text(
+                left - 0.3,
+                top - rows / 2,
+                "outputs $j$",
+                rotation=90,
+                ha="right",
+                va="center",
+                fontsize=8,
+            )
+            axes.text(
+                left + columns / 2,
+                top - rows - 0.2,
+                "inputs $k$",
+                ha="center",
+                va="top",
+                fontsize=8,
+            )
+        axes.set_xlim(-1, 2 * columns + 2.2)
+        axes.set_ylim(-2 * rows - 4.2, 1.2)
+
+
+def peaks_and_step(peaks: ArrayLike, step: float) -> None:
+    """The largest magnitude of every filter, smallest first, and the half step below which it is lost."""
+    ordered = np.sort(np.asarray(peaks))
+    lost = ordered <= step / 2
+    index = np.arange(len(ordered))
+    with _picture() as axes:
+        for chosen, marker, colour, name in (
+            (lost, "x", COLOURS[1], "all weights of the filter become 0"),
+            (~lost, "o", COLOURS[0], "some weights survive"),
+        ):
+            axes.plot(
+                index[chosen],
+                ordered[chosen],
+                linestyle="none",
+                marker=marker,
+                markersize=5,
+                color=colour,
+                label=name,
+            )
+        axes.axhline(
+            step / 2,
+            color="#444444",
+            linestyle="--",
+            linewidth=1.2,
+            label="half a step",
+        )
+        axes.set_yscale("log", base=2)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_xlabel("filters, smallest first")
+        axes.set_ylabel("largest magnitude in the filter")
+        axes.legend()
+
+
+def error_against_storage(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+) -> None:
+    """SQNR against the bits a weight takes with its share of the scales, a line for each way of sharing."""
+    with _picture(height=4.0) as axes:
+        for (name, (bits, decibels)), marker in zip(
+            lines.items(), "osD^vP*", strict=False
+        ):
+            axes.plot(bits, decibels, marker=marker, markersize=5, label=name)
+        axes.set_xlabel("bits per weight, scales included")
+        axes.set_ylabel("SQNR of the weights in dB")
+        axes.legend()
+
+
+def losses(
+    groups: Sequence[str],
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    ylabel: str,
+) -> None:
+    """Losses with their standard errors, on a scale that is logarithmic above 1: a marker for each of ``series``."""
+    with _picture(height=3.9) as axes:
+        for index, ((name, (values, errors)), marker) in enumerate(
+            zip(series.items(), "osD^vP*", strict=False)
+        ):
+            shift = 0.16 * (index - (len(series) - 1) / 2)
+            axes.errorbar(
+                np.arange(len(groups)) + shift,
+                values,
+                errors,
+                linestyle="none",
+                marker=marker,
+                markersize=5,
+                capsize=2,
+                label=name,
+            )
+        axes.axhline(0, color="#444444", linestyle="-", linewidth=1)
+        axes.set_yscale("symlog", linthresh=1)
+        axes.set_ylim(bottom=-0.4)
+        axes.set_yticks([0, 1, 3, 10, 30, 90], ["0", "1", "3", "10", "30", "90"])
+        axes.minorticks_off()
+        axes.set_xticks(range(len(groups)), groups, fontsize=9)
+        axes.grid(visible=False, axis="x")
+        axes.set_ylabel(ylabel)
+        axes.legend()

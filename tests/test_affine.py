@@ -328,6 +328,10 @@ def test_qparams_take_numbers_and_int64_and_compare():
         ({"scale": torch.ones(1)}, r"scale: need no axis \(0-d\)"),
         ({"axis": 0}, r"scale: need one axis \(1-D\) with axis=0"),
         ({"scale": torch.ones(2), "axis": 0}, r"zero_point: need the shape of scale, \(2,\), got \(\)"),
+        (
+            {"scale": torch.ones(2, 2), "zero_point": torch.zeros(2, 2).int(), "axis": 0},
+            r"scale: need one axis \(1-D\) with axis=0, got shape \(2, 2\)",
+        ),
         ({"scale": torch.ones(2, 2), "axis": 2, "group_size": 2}, "scale: need axis 2 to hold the groups"),
         ({"zero_point": 0.0}, "zero_point: need a number or a torch tensor, got 0.0"),
         ({"zero_point": 2**40}, "zero_point: need a number in torch.int32"),

@@ -253,6 +253,16 @@ def test_no_start_of_lloyds_iteration_ends_lower(kind, bits):
     assert squared_error(w, kmeans_quantize(w, bits)) <= peer.inertia_ * (1 + 1e-6)
 
 
+def test_cuts_are_as_good_far_from_zero():
+    values = sample("normal", 3000).double().sort().values
+
+    def error(cuts):
+        return sum((run - run.mean()).square().sum().item() for run in values.tensor_split(cuts[1:-1]))
+
+    near, far = (codebook._best_intervals(values + shift, 16) for shift in (0, 1e6))
+    assert error(far) == pytest.approx(error(near), rel=1e-9)
+
+
 def test_few_different_values_are_kept_exactly():
     w = torch.tensor([[0.5, -1.0, 0.5], [7.0, 7.0, -1.0]])
     k = kmeans_quantize(w, 4)
@@ -303,7 +313,9 @@ def test_layout_and_type_of_the_weights_do_not_matter(quantizer):
     w = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0)).half().float()
     expected = quantizer(w, 0).dequantize()
     for same in (w.to(memory_format=torch.channels_last), w.double(), w.half(), w.clone().requires_grad_()):
-        assert torch.equal(quantizer(same, 0).dequantize(), expected)
+        found = quantizer(same, 0).dequantize()
+        assert torch.equal(found, expected)
+        assert not found.requires_grad
     assert torch.equal(quantizer(w.transpose(0, 1), 1).dequantize(), expected.transpose(0, 1))
     single = quantizer(torch.tensor(-0.3), None)
     assert single.codes.shape == ()
@@ -478,6 +490,7 @@ W = log2_quantize(torch.ones(2, 3), 6)
         (torch.ones(1, 4, dtype=torch.int8), W, r"^q: need shape \(batch, 3\), got \(1, 4\)"),
         (torch.ones(3, dtype=torch.int8), W, r"^q: need shape \(batch, 3\), got \(3,\)"),
         (torch.full((1, 3), 2**40), W, "^q: sums of 3 values up to 1099511627776 pass int64"),
+        (torch.full((1, 3), 2**32), W, "^q: sums of 3 values up to 4294967296 pass int64"),
         (torch.full((1, 3), -(2**63)), W, "^q: sums of 3 values up to 9223372036854775808 pass int64"),
         (torch.ones(1, 3, dtype=torch.int8), log2_quantize(torch.ones(3), 3), r"^w: need PowersOfTwo of shape"),
         (torch.ones(1, 3, dtype=torch.int8), torch.ones(2, 3), "^w: need PowersOfTwo"),
@@ -486,6 +499,10 @@ W = log2_quantize(torch.ones(2, 3), 6)
 def test_shift_errors(q, w, message):
     with pytest.raises(ValueError, match=message):
         shift_linear(q, w)
+
+
+def test_the_largest_sums_that_fit():
+    assert shift_linear(torch.full((1, 3), -(2**31)), W).tolist() == [[-3 * 2**61] * 2]
 
 
 def test_no_inputs_no_outputs():

@@ -208,6 +208,13 @@ def test_each_fused_attention(name):
     assert (layer.macs, layer.op, layer.shape) == (2 * 4 * 5 * 7 * 16, "attention", (2, 4, 5, 8))
 
 
+def test_fused_attention_to_narrower_values():
+    fused = torch.ops.aten._scaled_dot_product_efficient_attention
+    q, k, v = (torch.zeros(2, 4, n, width, device="meta") for n, width in ((5, 8), (7, 8), (7, 3)))
+    (layer,) = count(Compute(lambda w, *x: fused(*x, None, False)).to("meta"), q, k, v).layers
+    assert (layer.macs, layer.shape) == (2 * 4 * 5 * 7 * (8 + 3), (2, 4, 5, 3))
+
+
 # --- Layers of PyTorch ------------------------------------------------------------------------------------------
 
 
@@ -518,6 +525,7 @@ def test_types_of_numbers_do_not_matter():
     assert count(nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last), x) == expected
     with torch.inference_mode():
         assert count(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8)) == expected
+        assert macs(lambda w, x: (x @ w) @ x.mT, torch.zeros(3, 5, 8)) == 3 * 5 * 8 * 8 + 3 * 5 * 5 * 8
 
 
 # --- No trace ---------------------------------------------------------------------------------------------------
@@ -591,6 +599,17 @@ def test_counting_leaves_no_trace(counter, fails, training, capfd):
         counter(model, x)
     assert same(before, state(model, x))
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_pytorchs_switch_of_fused_attention_stays(enabled):
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(enabled)
+    try:
+        count(nn.Linear(8, 8), x3_8)
+        assert torch.backends.mha.get_fastpath_enabled() is enabled
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def test_counting_for_real_leaves_no_trace_either():
@@ -823,11 +842,12 @@ def test_a_model_that_cannot_be_copied():
         count(model, x3_8)
 
 
-def test_the_error_of_a_wrong_input_is_pytorchs_own():
+def test_the_error_of_a_wrong_input_is_pytorchs_own(capfd, caplog):
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         count(nn.Linear(8, 8), torch.zeros(3, 7))
     with pytest.raises(TypeError, match="positional argument"):
         count(nn.Linear(8, 8), x3_8, x3_8)
+    assert (capfd.readouterr(), caplog.records) == (("", ""), [])
 
 
 def test_records_cannot_be_changed():

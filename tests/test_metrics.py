@@ -132,8 +132,11 @@ def test_cosine():
     assert cosine(torch.tensor([1, 0]), torch.tensor([0, 5])) == 0
     wide = x.double() * 1e200  # its square is beyond float64
     assert cosine(wide, y.double() * 1e-200) == pytest.approx(expected, rel=1e-12)
-    same = [cosine(v, v) for v in (randn(7, seed=s) for s in range(200))]
-    assert max(same) <= 1 and min(same) == pytest.approx(1, abs=1e-15)
+    # Rounded sums could give a little more than 1, which has no angle.
+    parallel = [cosine(v, 3.7 * v) for v in (randn(7, seed=s).double() for s in range(200))]
+    assert max(parallel) == 1 and min(parallel) == pytest.approx(1, abs=1e-15)
+    opposite = [cosine(v, -3.7 * v) for v in (randn(7, seed=s).double() for s in range(200))]
+    assert min(opposite) == -1
     for pair, name in (((torch.zeros(2), torch.ones(2)), "x"), ((torch.ones(2), torch.zeros(2)), "y")):
         with pytest.raises(ValueError, match=f"{name}: need a value other than zero"):
             cosine(*pair)
@@ -197,6 +200,7 @@ def test_bad_histograms(p, message):
         ([1.0], torch.ones(1), "x: need a torch tensor, got a list"),
         (torch.ones(1), 1.0, "y: need a torch tensor, got a float"),
         (torch.ones(2), torch.ones(1), r"y: need the shape of x, \(2,\), got \(1,\)"),
+        (torch.ones(6), torch.ones(2, 3), r"y: need the shape of x, \(6,\), got \(2, 3\)"),
         (torch.ones(0), torch.ones(0), "x: need at least one value"),
         (torch.ones(2), torch.tensor([math.inf, 1.0]), "y: 1 of 2 values are NaN or infinite"),
         (torch.tensor([True]), torch.ones(1), "x: need floating-point values, got torch.bool"),

@@ -254,7 +254,7 @@ def swapped(path):
 
 def forgotten(path):
     sums = path.with_name("SHA256SUMS")
-    sums.write_text("".join(line for line in sums.open() if path.name not in line))
+    sums.write_text("".join(line for line in sums.read_text().splitlines(True) if path.name not in line))
 
 
 @pytest.mark.parametrize("damage", [truncated, emptied, flipped, swapped, forgotten])

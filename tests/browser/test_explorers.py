@@ -1,16 +1,21 @@
 """The interactive figures: the same numbers as the Python package, by keyboard, and a text without JavaScript."""
 
 import fractions
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from playwright.sync_api import Page
 
 from conftest import SITE, Opener
+from quantcourse import affine, metrics
+from quantcourse.affine import IntType, QParams
 from quantcourse.fixed import QFormat
 from quantcourse.floats import FloatFormat, formats
 
@@ -302,7 +307,7 @@ def test_bits_by_click_and_format_by_keyboard(open_page: Opener) -> None:
     assert min(min(size) for size in sizes) >= 24, "WCAG 2.2 asks for targets of 24 pixels"
 
 
-@pytest.mark.parametrize("kind", ["float-bits", "fixed-point"])
+@pytest.mark.parametrize("kind", ["float-bits", "fixed-point", "clip-range"])
 def test_text_without_javascript(kind: str, open_page: Opener) -> None:
     page = open_page(page_with(kind), javascript=False).page
     box = page.locator(f'.qc-explorer[data-explorer="{kind}"]').first
@@ -370,3 +375,320 @@ def test_fixed_point_by_keyboard(open_page: Opener) -> None:
     box.get_by_label("Integer bits").fill("0")
     box.get_by_label("Fraction bits").fill("0")
     assert "one bit" in box.locator("output").inner_text()
+
+
+SCHEMES = ["affine", "symmetric", "symmetric, narrow"]
+
+
+def type_of(scheme: str, bits: int) -> IntType:
+    return IntType(bits, signed=scheme != "affine", narrow="narrow" in scheme)
+
+
+def in_javascript(dtype: IntType) -> dict[str, Any]:
+    return {"bits": dtype.bits, "signed": dtype.signed, "narrow": dtype.narrow}
+
+
+def python_numbers(
+    x: torch.Tensor, low: float, high: float, scheme: str, bits: int
+) -> tuple[QParams, dict[str, float]]:
+    """What the package makes of a range, under the names of the script."""
+    qp = affine.choose_qparams(low, high, type_of(scheme, bits), symmetric=scheme != "affine")
+    clipping, rounding = metrics.error_split(x, qp)
+    codes = affine.unclipped_codes(x, qp)
+    clipped = int(((codes < qp.dtype.min) | (codes > qp.dtype.max)).sum())
+    return qp, {"clipping": clipping, "rounding": rounding, "clipped": clipped}
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_affine_agrees(scheme: str, bits: int, engine: Page) -> None:
+    """Scale and zero point of random ranges; then codes, values and errors of numbers on, between and beyond levels."""
+    rng = np.random.default_rng(bits)
+    dtype = type_of(scheme, bits)
+    ends = rng.normal(size=(150, 2)) * 10.0 ** rng.integers(-6, 6, size=(150, 1))
+    ranges = [(min(pair), max(pair)) for pair in ends.tolist()]
+    ranges += [
+        (0.0, 0.0),
+        (0.0, 1.0),
+        (-1.0, 0.0),
+        (2.0, 3.0),
+        (-3.0, -2.0),
+        (-1.0, 1.0),
+        (0.0, 1e-44),
+        (-1e-300, 1e-300),
+    ]
+    ranges += [(-3e38, 3e38), (0.0, 3.4e38)]
+    chosen = [affine.choose_qparams(low, high, dtype, symmetric=scheme != "affine") for low, high in ranges]
+    normals = rng.normal(size=60)
+    data = []
+    for (low, high), qp in zip(ranges, chosen, strict=True):
+        levels = (np.arange(dtype.min - 3, dtype.max + 4) - int(qp.zero_point)) * float(qp.scale)
+        numbers = np.concatenate([levels, levels + float(qp.scale) / 2, normals * (high - low), [low, high, 0.0]])
+        data.append(torch.tensor(np.clip(numbers, -3e38, 3e38), dtype=torch.float32))
+    # One string there and one back, as for the floats.
+    report = engine.evaluate(
+        """text => {
+          const q = quantcourse, [cases, dtype, symmetric] = JSON.parse(text);
+          return JSON.stringify(cases.map(([low, high, xs]) => {
+            const qp = q.chooseQParams(low, high, dtype, symmetric), codes = xs.map(x => q.quantize(x, qp));
+            return { ...qp, codes, values: codes.map(c => q.dequantize(c, qp)), ...q.errorSplit(xs, qp), sqnr: q.sqnr(xs, qp) };
+          }));
+        }""",
+        json.dumps(
+            [
+                [[*ends, x.tolist()] for ends, x in zip(ranges, data, strict=True)],
+                in_javascript(dtype),
+                scheme != "affine",
+            ]
+        ),
+    )
+    for (low, high), qp, x, got in zip(ranges, chosen, data, json.loads(report), strict=True):
+        what = f"{scheme}, {bits} bits, {low!r} to {high!r}"
+        assert (got["scale"], got["zeroPoint"]) == (float(qp.scale), int(qp.zero_point)), what
+        codes = affine.quantize(x, qp)
+        assert got["codes"] == codes.tolist(), what
+        assert got["values"] == affine.dequantize(codes, qp).tolist(), what
+        _, errors = python_numbers(x, low, high, scheme, bits)
+        for name, value in errors.items():
+            assert got[name] == pytest.approx(value, rel=1e-9), f"{name}: {what}"
+        assert got["sqnr"] == pytest.approx(metrics.sqnr(x, affine.fake_quantize(x, qp)), abs=1e-9), what
+
+
+def test_samples_are_quantiles(engine: Page) -> None:
+    """The data of the figure, from the normal quantiles of Python's standard library."""
+    normal = NormalDist()
+
+    def quantiles(n: int) -> list[float]:
+        return [normal.inv_cdf((i + 0.5) / n) for i in range(n)]
+
+    z = quantiles(3000)
+    expected = {
+        "weights": [0.05 * v for v in z],
+        "weights with outliers": [0.05 * v for v in quantiles(2940)] + [0.25 * v for v in quantiles(60)],
+        "after a ReLU": [max(0.0, 1 + 2 * v) for v in z],
+        "after a GELU": [2 * v * normal.cdf(2 * v) for v in z],
+        "all positive": [6 + 0.4 * v for v in z],
+    }
+    got = engine.evaluate(
+        "Object.fromEntries(Object.keys(quantcourse.samples).map(n => [n, [...quantcourse.sample(n)]]))"
+    )
+    assert list(got) == list(expected)
+    for name, values in expected.items():
+        ours = np.array(got[name])
+        assert np.array_equal(ours, ours.astype(np.float32)), f"{name} is not in float32"
+        np.testing.assert_allclose(ours, values, rtol=2**-23, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["weights", "weights with outliers", "after a ReLU", "after a GELU", "all positive"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_least_error_is_least(scheme: str, name: str, engine: Page) -> None:
+    """No range of a grid, and none near the one found, has an error lower by more than 1 %."""
+    x = torch.tensor(engine.evaluate("name => [...quantcourse.sample(name)]", name))
+    low, high = min(0.0, float(x.min())), max(0.0, float(x.max()))
+    for bits in (2, 4, 8):
+        found = engine.evaluate(
+            "([name, dtype, symmetric]) => quantcourse.leastError(quantcourse.sample(name), dtype, symmetric)",
+            [name, in_javascript(type_of(scheme, bits)), scheme != "affine"],
+        )
+
+        def total(a: float, b: float, bits: int = bits) -> float:
+            _, errors = python_numbers(x, a, b, scheme, bits)
+            return errors["clipping"] + errors["rounding"]
+
+        shares = np.linspace(0.02, 1, 20)
+        if scheme == "affine":
+            others = [(low * s, high * t) for s in ([0.0, *shares[1::2]] if low else [0.0]) for t in shares]
+        else:
+            assert found[0] == -found[1]
+            others = [(-s * max(-low, high), s * max(-low, high)) for s in np.linspace(0.01, 1, 100)]
+        others += [(found[0] * s, found[1] * t) for s in (0.99, 1, 1.01) for t in (0.99, 1, 1.01)]
+        assert total(*found) <= 1.01 * min(total(*other) for other in others), f"{bits} bits: {found}"
+
+
+def clip_range(open_page: Opener, **look: Any) -> tuple[Page, Any]:
+    page = open_page(page_with("clip-range"), **look).page
+    return page, explorer(page, "clip-range")
+
+
+def number(text: str) -> float:
+    return float(text.split()[0].rstrip(",").replace("−", "-"))
+
+
+def ends_of(box: Any) -> tuple[float, float]:
+    low, high = (box.get_by_label(f"{end} end", exact=True).input_value() for end in ("Low", "High"))
+    return number(low), number(high)
+
+
+def grip(box: Any, end: str) -> tuple[float, float]:
+    """Where to take hold of a handle, in pixels of the window."""
+    rect = box.get_by_role("slider", name=f"{end} end of the range").locator("circle").bounding_box()
+    return rect["x"] + rect["width"] / 2, rect["y"] + rect["height"] / 2
+
+
+def test_clip_range_shows_what_python_computes(open_page: Opener) -> None:
+    page, box = clip_range(open_page)
+    for name, low, high in [("weights", -0.1, 0.12), ("after a GELU", -0.17, 5.0), ("all positive", 5.0, 7.0)]:
+        box.get_by_label("Data").select_option(name)
+        x = torch.tensor(page.evaluate("name => [...quantcourse.sample(name)]", name))
+        for scheme in SCHEMES:
+            box.get_by_label("Scheme").select_option(scheme)
+            for bits in (2, 4, 8):
+                box.get_by_label("Bits").select_option(str(bits))
+                box.get_by_role("button", name="min-max").click()
+                box.get_by_label("Low end", exact=True).fill(str(low))
+                box.get_by_label("High end", exact=True).fill(str(high))
+                qp, errors = python_numbers(x, low, high, scheme, bits)
+                facts, what = facts_of(box), f"{name}, {scheme}, {bits} bits"
+                assert number(facts["Scale"]) == pytest.approx(float(qp.scale), rel=1e-5), what
+                assert number(facts["Zero point"]) == int(qp.zero_point), what
+                assert facts["Levels"].startswith(f"{qp.dtype.max - qp.dtype.min + 1}, codes "), what
+                assert facts["Clipped"].startswith(f"{errors['clipped']} of 3000 values"), what
+                assert number(facts["Clipping error"]) == pytest.approx(errors["clipping"], rel=1e-3), what
+                assert number(facts["Rounding error"]) == pytest.approx(errors["rounding"], rel=1e-3), what
+                assert number(facts["Total error"]) == pytest.approx(errors["clipping"] + errors["rounding"], rel=1e-3)
+                shown = box.locator("output").inner_text()
+                decibel = metrics.sqnr(x, affine.fake_quantize(x, qp))
+                assert number(shown.removeprefix("SQNR ")) == pytest.approx(decibel, abs=0.0051), what
+                assert f"{qp.dtype!r}".replace("_NARROW", " narrow") in shown, what
+                assert ("widened" in facts["Range"]) == ("widened" in shown) == (low > 0 and scheme == "affine"), what
+
+
+def mouse_drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(*end, steps=4)
+    page.mouse.up()
+
+
+def touch_drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
+    devtools = page.context.new_cdp_session(page)
+    points = [(start[0] + (end[0] - start[0]) * i / 6, start[1] + (end[1] - start[1]) * i / 6) for i in range(7)]
+    for i, (x, y) in enumerate(points):
+        kind = "touchMove" if i else "touchStart"
+        devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
+    devtools.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
+@pytest.mark.parametrize(("drag", "width"), [(mouse_drag, 1280), (touch_drag, 375)], ids=["mouse", "touch"])
+def test_clip_range_by_dragging(drag: Callable[..., None], width: int, open_page: Opener) -> None:
+    page, box = clip_range(open_page, width=width)
+    box.get_by_label("Scheme").select_option("affine")
+    box.locator("svg").first.scroll_into_view_if_needed()
+    low, high = ends_of(box)
+    clipped = facts_of(box)["Clipped"]
+    # The pixels of the ends give the scale of the drawing: halfway to the middle is half the value.
+    (left, y), (right, _) = grip(box, "Low"), grip(box, "High")
+    middle = (left + right) / 2
+    drag(page, (left, y), ((left + middle) / 2, y))
+    assert ends_of(box)[0] == pytest.approx(low / 2, rel=0.05)
+    assert ends_of(box)[1] == high, "an affine range moves one end only"
+    assert number(facts_of(box)["Clipped"]) > number(clipped)
+    # Anywhere on the histogram the nearer end comes, also far from its grip.
+    drag(page, (right - 20, y + 60), ((right + middle) / 2, y + 60))
+    assert ends_of(box)[1] == pytest.approx(high / 2, rel=0.05)
+    held = page.evaluate("document.activeElement.getAttribute('aria-label')")
+    assert held == "High end of the range", "what is dragged has the focus"
+    # One end does not pass the other.
+    drag(page, grip(box, "High"), (left - 10, y))
+    assert ends_of(box)[0] == ends_of(box)[1]
+    box.get_by_role("button", name="min-max").click()
+    box.get_by_label("Scheme").select_option("symmetric")
+    drag(page, grip(box, "Low"), ((left + middle) / 2, y))
+    now = ends_of(box)
+    assert now[0] == -now[1] == pytest.approx(low / 2, rel=0.05), "a symmetric range mirrors"
+    assert grip(box, "Low")[0] + grip(box, "High")[0] == pytest.approx(2 * middle, abs=1)
+    drag(page, grip(box, "High"), (right, y))
+    assert ends_of(box)[0] == -ends_of(box)[1] == pytest.approx(low, rel=0.02)
+    # One-sided data leave half of a symmetric range empty, and the picture shows that half too.
+    box.get_by_label("Data").select_option("after a ReLU")
+    now = ends_of(box)
+    assert now[0] == -now[1] < -8
+    frame = box.locator("svg").first.bounding_box()
+    assert frame["x"] < grip(box, "Low")[0] < grip(box, "High")[0] < frame["x"] + frame["width"]
+    assert grip(box, "Low")[0] + grip(box, "High")[0] == pytest.approx(2 * frame["x"] + frame["width"], abs=2)
+
+
+def test_clip_range_leaves_scrolling_to_the_finger(open_page: Opener) -> None:
+    page, box = clip_range(open_page, width=375)
+    box.locator("svg").first.scroll_into_view_if_needed()
+    before, (x, y) = ends_of(box), grip(box, "Low")
+    top = page.evaluate("scrollY")
+    touch_drag(page, (x + 60, y + 60), (x + 60, y - 200))
+    page.wait_for_function("top => scrollY > top + 50", arg=top)
+    assert ends_of(box)[1] == before[1]
+
+
+def test_clip_range_by_keyboard(open_page: Opener) -> None:
+    page, box = clip_range(open_page)
+    box.get_by_label("Scheme").select_option("affine")
+    minimum, high = ends_of(box)
+    handles = {end: box.get_by_role("slider", name=f"{end} end of the range") for end in ("Low", "High")}
+
+    def press(*keys: str) -> float:
+        for key in keys:
+            page.keyboard.press(key)
+        return ends_of(box)[0]
+
+    handles["Low"].focus()
+    low = press("ArrowRight", "ArrowLeft")  # on the grid of the keys
+    step = press("ArrowRight") - low
+    assert 0 < step < (high - low) / 100
+    assert press("PageUp") == pytest.approx(low + 11 * step)
+    assert press("PageDown", "ArrowLeft") == low
+    assert ends_of(box)[1] == high
+    assert press("End") == high, "one end does not pass the other"
+    assert press("Home") < minimum
+    page.keyboard.press("Tab")
+    assert handles["High"].evaluate("e => e === document.activeElement"), "the handles follow each other"
+    page.keyboard.press("End")
+    assert ends_of(box)[1] > high
+    page.keyboard.press("Home")
+    assert ends_of(box)[1] == ends_of(box)[0]
+    assert "widened to hold 0" in box.locator("output").inner_text()
+    box.get_by_role("button", name="min-max").press("Enter")
+    assert ends_of(box) == (minimum, high)
+    minmax = number(facts_of(box)["Total error"])
+    box.get_by_role("button", name="least error").press("Enter")
+    assert number(facts_of(box)["Total error"]) < 0.9 * minmax, "at 4 bits clipping pays"
+    box.get_by_label("Scheme").select_option("symmetric, narrow")
+    handles["High"].focus()
+    page.keyboard.press("ArrowLeft")
+    now = ends_of(box)
+    assert now[0] == -now[1]
+    for end, value in zip(("Low", "High"), now, strict=True):
+        assert float(handles[end].get_attribute("aria-valuenow") or "nan") == value
+        assert float(handles[end].get_attribute("aria-valuemin") or "nan") < value
+        assert float(handles[end].get_attribute("aria-valuemax") or "nan") > value
+    box.get_by_label("Low end", exact=True).fill("0,07")
+    assert ends_of(box) == (-0.07, 0.07), "a symmetric range knows only one magnitude"
+
+
+def test_clip_range_refuses_with_a_reason(open_page: Opener) -> None:
+    _, box = clip_range(open_page)
+    box.get_by_label("Scheme").select_option("affine")
+    low, high = ends_of(box)
+    field, out = box.get_by_label("Low end", exact=True), box.locator("output")
+    assert out.get_attribute("aria-live") == "polite"
+    for text, reason in {
+        "one": "not a number",
+        "": "not a number",
+        "1e39": "not a number",
+        str(high + 1): "above the high end",
+    }.items():
+        field.fill(text)
+        assert reason in out.inner_text()
+        assert field.get_attribute("aria-invalid") == "true"
+        assert number(facts_of(box)["Range"]) == pytest.approx(low, rel=1e-3), "the range stays"
+    field.press("Tab")
+    assert ends_of(box) == (low, high), "the field shows the range again"
+    assert "SQNR" in out.inner_text()
+    field.fill("-1e30")
+    assert number(facts_of(box)["Range"]) == -1e30, "far outside the picture"
+    assert field.get_attribute("aria-invalid") == "false"
+
+
+def test_clip_range_targets(open_page: Opener) -> None:
+    _, box = clip_range(open_page, width=375)
+    for target in [*box.get_by_role("slider").all(), *box.locator("button, select, input").all()]:
+        rect = target.bounding_box()
+        assert min(rect["width"], rect["height"]) >= 24, "WCAG 2.2 asks for targets of 24 pixels"
