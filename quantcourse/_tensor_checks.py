@@ -15,7 +15,7 @@ def finite_floats(x: object, name: str) -> Tensor:
     if not x.numel():
         raise ValueError(f"{name}: need at least one value, got shape {tuple(x.shape)}")
     # The sum is finite unless a value is not, or it overflows: only then look at each.
-    if not math.isfinite(x.sum()) and not (finite := torch.isfinite(x)).all():
+    if not math.isfinite(x.detach().sum()) and not (finite := torch.isfinite(x)).all():
         raise ValueError(
             f"{name}: {int((~finite).sum())} of {x.numel()} values are NaN or infinite"
         )

@@ -387,7 +387,7 @@ def fake_quantize(x: Tensor, qp: QParams) -> Tensor:
         qp: scales and zero points; they follow ``x`` to its device.
 
     Returns:
-        float32 of the same shape, without a gradient: that of rounding is zero, and
+        float32 of the same shape, without a gradient, because that of rounding is zero, and
         training needs another (chapter *Quantization-aware training*).
 
     Raises:

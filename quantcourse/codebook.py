@@ -203,7 +203,7 @@ def ternarize(w: Tensor, axis: int | None = 0) -> ScaledSigns:
         ValueError: if ``w`` is no tensor of finite floats within float32, or empty, or has no such ``axis``.
 
     Source: Li et al., Ternary Weight Networks (arXiv 1605.04711), equations 4 and 5, solved here without their
-        assumption on the distribution.
+    assumption on the distribution.
     Chapter: *Beyond evenly spaced levels*.
 
     >>> t = ternarize(torch.tensor([[1.0, -0.9, 0.2, 0.0, -1.1]]))
@@ -238,14 +238,14 @@ def log2_quantize(w: Tensor, bits: int, axis: int | None = None) -> PowersOfTwo:
         axis: gets a largest exponent for each index; None: one in all.
 
     Returns:
-        The codes with their exponents, of which none is above 127: float32 ends there.
+        The codes with their exponents, of which none is above 127, where float32 ends.
 
     Raises:
         ValueError: if ``w`` is no tensor of finite floats within float32, or empty, or has no such ``axis``; if
             ``bits`` is no integer from 2 to 6.
 
     Source: Miyashita et al., Convolutional Neural Networks using Logarithmic Data Representation
-        (arXiv 1603.01025), section 3.
+    (arXiv 1603.01025), section 3.
     Chapter: *Beyond evenly spaced levels*.
 
     >>> p = log2_quantize(torch.tensor([0.9, -0.4, 0.2, 0.06, -0.1]), bits=3)
@@ -278,7 +278,7 @@ def shift_linear(q: Tensor, w: PowersOfTwo) -> Tensor:
         w: weights of shape (outputs, inputs).
 
     Returns:
-        int64, shape (batch, outputs): the sums ``sum_i q_i * w_i / 2**lowest``, exact.  Times ``2**lowest``, and
+        int64 of shape (batch, outputs), the sums ``sum_i q_i * w_i / 2**lowest``, exact.  Times ``2**lowest``, and
         the inputs' scale, they are the layer's outputs.
 
     Raises:
@@ -324,7 +324,7 @@ def kmeans_quantize(w: Tensor, bits: int) -> Codebook:
             1 to 8.
 
     Source: Han et al., Deep Compression (arXiv 1510.00149), section 3; the exact solution is by Wang and Song,
-        Ckmeans.1d.dp (The R Journal 3/2, 2011).
+    Ckmeans.1d.dp (The R Journal 3/2, 2011).
     Chapter: *Beyond evenly spaced levels*.
 
     >>> k = kmeans_quantize(torch.tensor([0.0, 0.1, 0.2, 0.9, 1.1, 5.0, 5.0]), bits=2)
@@ -375,7 +375,7 @@ def xnor_matmul(a: Tensor | PackedSigns, b: Tensor | PackedSigns) -> Tensor:
         b: -1 and +1, shape (k, n), or its columns as ``pack_signs(b.T)``.
 
     Returns:
-        int32, shape (m, n): equal to the product of the matrices of -1 and +1.
+        int32 of shape (m, n), equal to the product of the matrices of -1 and +1.
 
     Raises:
         ValueError: if an operand is no such matrix, or empty, or if the lengths or the devices differ.
@@ -511,7 +511,8 @@ def _extend(
 
 def _weights(w: Tensor) -> Tensor:
     """``w`` in float32."""
-    narrow = finite_floats(w, "w").detach().float()
+    values = w.detach() if isinstance(w, Tensor) else w
+    narrow = finite_floats(values, "w").float()
     if not torch.isfinite(narrow).all():
         raise ValueError(f"w: need values within float32, got up to {w.abs().max():g}")
     return narrow

@@ -190,7 +190,7 @@ def read_idx(path: str | Path) -> Tensor:
         path: a file that you have, for example ``train-images-idx3-ubyte.gz``.
 
     Returns:
-        A tensor with the file's shape and element type: uint8, int8, int16, int32, float32 or float64.
+        A tensor with the file's shape and element type, one of uint8, int8, int16, int32, float32 or float64.
 
     Raises:
         ValueError: if the file is no IDX file, is cut short or has bytes left over.

@@ -358,13 +358,20 @@ def test_macs_grow_with_the_batch_and_params_do_not():
     assert (none.macs, none.activations, none.params) == (0, 0, one.params)
 
 
-def test_pytorchs_counter_misses_attention_on_a_cpu():
-    """The one difference met: FlopCounterMode has no rule for this kernel, and the count by hand is ours."""
-    q = torch.zeros(1, 2, 5, 8)
-    with FlopCounterMode(display=False) as theirs:
-        F.scaled_dot_product_attention(q, q, q)
+@pytest.mark.parametrize(
+    ("by_hand", "function"),
+    [
+        (2 * 2 * 5 * 5 * 8, lambda w, q: F.scaled_dot_product_attention(q, q, q)),
+        (8 * 8, lambda w, q: w @ q[0, 0, 0]),
+        (8, lambda w, q: w[0] @ q[0, 0, 0]),
+    ],
+)
+def test_where_pytorchs_counter_differs_it_has_no_rule(by_hand, function):
+    model, q = Compute(function), torch.zeros(1, 2, 5, 8)
+    with FlopCounterMode(display=False) as theirs, torch.no_grad():
+        model(q)
     assert theirs.get_total_flops() == 0
-    assert macs(lambda w, q: F.scaled_dot_product_attention(q, q, q), q) == 2 * 2 * 5 * 5 * 8
+    assert count(model, q).macs == by_hand
 
 
 def test_rows_add_up():

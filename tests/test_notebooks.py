@@ -14,7 +14,6 @@ NOTEBOOKS = sorted(p for p in (ROOT / "book").rglob("*.ipynb") if ".ipynb_checkp
 # Every cell whose output nbval does not compare: (notebook, first line). A new one needs a good reason and a row here.
 NOT_COMPARED = {
     ("low_precision", "# not compared: times depend on the machine"),
-    ("counting", "# not compared: times depend on the machine"),
     ("roofline", "# not compared: times depend on the machine"),
     ("beyond_uniform", "# not compared: ratios of times depend on the machine"),
 }
