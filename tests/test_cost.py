@@ -470,6 +470,11 @@ def test_what_is_made_of_parameters_alone_is_a_weight(derived):
     assert (mixed.name, mixed.params, mixed.weights, mixed.inputs) == ("Compute", 0, 0, 24 + 64)
 
 
+def test_a_weight_that_an_activation_is_written_into_is_none_any_more():
+    (layer,) = count(Compute(lambda w, x: x @ w.clone().mul_(x[0])), x3_8).layers
+    assert (layer.name, layer.weights, layer.inputs) == ("Compute", 0, 24 + 64)
+
+
 def test_normalized_weights_and_mixed_precision():
     normalized = nn.utils.parametrizations.weight_norm(nn.Linear(8, 4))
     (layer,) = count(nn.Sequential(normalized), x3_8).layers
@@ -506,6 +511,30 @@ def test_inputs_of_every_form():
     assert cost.macs == 3 * 8 * 4 + 5 * 6 * 4 + 3 * 5 * 4
     with_history = (torch.zeros(3, 8, requires_grad=True) * 2).requires_grad_()
     assert count(nn.Linear(8, 4), with_history).macs == 3 * 8 * 4
+
+
+def test_models_that_were_traced_scripted_or_exported():
+    model, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4)), torch.zeros(2, 3, 8, 8)
+    expected = count(model, x)
+    with pytest.deprecated_call():
+        old = [torch.jit.script(model), torch.jit.trace(model, x)]
+    for other in (*old, torch.fx.symbolic_trace(model), torch.export.export(model, (x,)).module()):
+        cost = count(other, x)
+        assert (cost.macs, cost.params, cost.uncounted) == (expected.macs, expected.params, ())
+        assert [layer.name for layer in cost.layers] == ["0", "3"]
+
+
+def test_gradients_that_a_model_takes_itself_are_counted_too():
+    class Gradient(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(8, 4))
+
+        def forward(self, x):
+            with torch.enable_grad():
+                return torch.autograd.grad((x @ self.w).sum(), self.w)
+
+    assert count(Gradient(), x3_8).macs == 3 * 8 * 4 + 8 * 3 * 4  # x @ w, and x.T @ gradient
 
 
 def test_shapes_that_depend_on_data_are_counted_by_execution():
