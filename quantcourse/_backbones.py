@@ -1,4 +1,4 @@
-"""Ten classic networks for 1000 classes, untrained: what the chapter *Counting* counts.
+"""Ten classic networks for 1000 classes, untrained: what the chapter *Counting parameters and operations* counts.
 
 Each class is one published architecture in plain PyTorch, with exactly its number of parameters.
 """

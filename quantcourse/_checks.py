@@ -1,5 +1,6 @@
 """Input checks that several modules share.  Each raises a ``ValueError`` that names the argument."""
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,22 @@ def one_of(value: object, choices: tuple[str, ...], name: str) -> None:
 def is_count(n: object) -> bool:
     """Whether ``n`` is a Python integer >= 0; NumPy's, which overflow, are not."""
     return isinstance(n, int) and not isinstance(n, bool) and n >= 0
+
+
+def integer(n: object, low: int, high: int, name: str) -> int:
+    """``n`` as a Python integer in ``low .. high``; NumPy's, which overflow, become one."""
+    if isinstance(n, bool) or not isinstance(n, Integral) or not low <= int(n) <= high:
+        raise ValueError(
+            f"{name}: need an integer from {low} to {high}, got {shown(n)}"
+        )
+    return int(n)
+
+
+def shown(value: object) -> str:
+    """``value`` in a message, without the digits of an integer that has hundreds."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"an integer of {value.bit_length()} bits"
+    return repr(value)
 
 
 def _as_array(x: ArrayLike, name: str) -> NDArray[Any]:

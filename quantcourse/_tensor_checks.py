@@ -6,10 +6,25 @@ import torch
 from torch import Tensor
 
 
-def finite_floats(x: object, name: str) -> Tensor:
-    """``x`` as it is, refusing what is no tensor of floats, empty, or not finite throughout."""
+def dense(x: object, name: str) -> Tensor:
+    """``x`` as it is, refusing what is no tensor, or one without a number at each place."""
     if not isinstance(x, Tensor):
         raise ValueError(f"{name}: need a torch tensor, got a {type(x).__name__}")
+    if x.is_meta or x.layout != torch.strided or x.is_nested or x.is_quantized:
+        kind = (
+            "one on the meta device"
+            if x.is_meta
+            else "a nested one"
+            if x.is_nested
+            else f"{x.dtype} in layout {x.layout}"
+        )
+        raise ValueError(f"{name}: need a dense tensor with data, got {kind}")
+    return x
+
+
+def finite_floats(x: object, name: str) -> Tensor:
+    """``x`` as it is, refusing what is no dense tensor of floats, empty, or not finite throughout."""
+    x = dense(x, name)
     if not x.is_floating_point():
         raise ValueError(f"{name}: need floating-point values, got {x.dtype}")
     if not x.numel():

@@ -6,6 +6,7 @@ One pair serves a tensor, or each channel, row or group has its own.  Explained 
 chapter *Affine and scale*.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral, Real
@@ -14,8 +15,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from quantcourse._checks import is_count, one_of
-from quantcourse._tensor_checks import finite_floats
+from quantcourse._checks import integer, one_of, shown
+from quantcourse._tensor_checks import dense, finite_floats
 
 __all__ = [
     "INT2",
@@ -76,8 +77,7 @@ class IntType:
     narrow: bool = False
 
     def __post_init__(self) -> None:
-        if not is_count(self.bits) or not 1 <= self.bits <= 16:
-            raise ValueError(f"bits: need an integer from 1 to 16, got {self.bits!r}")
+        object.__setattr__(self, "bits", integer(self.bits, 1, 16, "bits"))
         for name in ("signed", "narrow"):
             if not isinstance(value := getattr(self, name), bool):
                 raise ValueError(f"{name}: need True or False, got {value!r}")
@@ -143,7 +143,8 @@ class QParams:
             ONNX's blocked QuantizeLinear.  As long as the last axis, it gives a scale
             to every row of a tensor of any rank.
 
-    Two are equal if all five are.
+    Two are equal if all five are.  Tensors are copied, without a gradient; values written
+    into the copies afterwards are not checked.
 
     Raises:
         ValueError: for a scale that is not float32, positive and finite, a zero point
@@ -151,7 +152,8 @@ class QParams:
             ``axis`` or ``group_size``.
 
     Source: Jacob et al., arXiv 1712.05877, equation 1.
-    Chapter: *Affine and scale*; channels and groups in *Granularity*.
+    Chapter: *Affine and scale*; channels and groups in
+    *Granularity: how many scales?*.
 
     >>> qp = QParams(0.5, 3, UINT8)
     >>> dequantize(torch.tensor([3, 4, 0], dtype=torch.uint8), qp)
@@ -169,9 +171,16 @@ class QParams:
         _check_grouping(self.axis, self.group_size)
         scale = _tensor(self.scale, torch.float32, "scale")
         zero_point = _tensor(self.zero_point, torch.int32, "zero_point")
-        zero_point = zero_point.to(scale.device)
+        zero_point = dense(zero_point, "zero_point").to(scale.device)
         if scale.dtype != torch.float32:
             raise ValueError(f"scale: need float32, got {scale.dtype}")
+        # A number such as 1e-50 or 1e50 has become zero or infinite on the way.
+        given = self.scale
+        if isinstance(given, Real) and given > 0 and not 0 < float(scale) < math.inf:
+            raise ValueError(
+                "scale: does not fit float32 as a positive finite number, "
+                f"got {shown(given)}"
+            )
         if not (finite_floats(scale, "scale") > 0).all():
             raise ValueError(
                 f"scale: need positive values, got {float(scale.min())} among them"
@@ -183,8 +192,9 @@ class QParams:
                 f"got {tuple(zero_point.shape)}"
             )
         zero_point = _codes(zero_point, self.dtype, "zero_point")
-        object.__setattr__(self, "scale", scale)
-        object.__setattr__(self, "zero_point", zero_point.to(torch.int32))
+        zero_point = zero_point.to(torch.int32, copy=True)
+        object.__setattr__(self, "scale", scale.detach().clone())
+        object.__setattr__(self, "zero_point", zero_point)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, QParams):
@@ -301,15 +311,16 @@ def quantize(
         rounding: to nearest with ties to ``"even"``, away from zero (``"half_away"``)
             or up (``"half_up"``); or ``"stochastic"``: up with a probability equal to
             the fraction, which is right on average.
-        generator: the source of chance for ``"stochastic"``, on the device of ``x``.
+        generator: the source of chance for ``"stochastic"``, on the device of ``x``;
+            None: torch's global one, which ``torch.manual_seed`` sets.
 
     Returns:
         ``qp.dtype.storage`` of the same shape.
 
     Raises:
         ValueError: if ``x`` is no tensor of floats, empty, or holds NaN or infinity;
-            if its shape does not fit ``qp``; for an unknown ``rounding``, or a
-            ``generator`` without chance.
+            if its shape does not fit ``qp``; for an unknown ``rounding``; for a
+            ``generator`` without chance, of another type or on another device.
 
     Source: ONNX operator QuantizeLinear; Gupta et al., arXiv 1502.02551, section 3.1
     (stochastic).  Chapter: *Affine and scale*.
@@ -388,7 +399,7 @@ def fake_quantize(x: Tensor, qp: QParams) -> Tensor:
 
     Returns:
         float32 of the same shape, without a gradient, because that of rounding is zero, and
-        training needs another (chapter *Quantization-aware training*).
+        training needs another.
 
     Raises:
         ValueError: as for ``quantize``.
@@ -424,9 +435,21 @@ def _round(v: Tensor, rounding: Rounding, generator: torch.Generator | None) -> 
         return _round_half_up(v.abs()).copysign_(v)
     if rounding == "half_up":
         return _round_half_up(v)
+    _check_generator(generator, v.device)
     below = v.floor()
     chance = torch.rand(v.shape, dtype=v.dtype, device=v.device, generator=generator)
     return below + (chance < v - below)
+
+
+def _check_generator(generator: object, device: torch.device) -> None:
+    if generator is None:
+        return
+    if not isinstance(generator, torch.Generator):
+        raise ValueError(f"generator: need a torch.Generator, got {generator!r}")
+    if generator.device.type != device.type:
+        raise ValueError(
+            f"generator: need one on the device of x, {device}, got {generator.device}"
+        )
 
 
 def _round_half_up(v: Tensor) -> Tensor:
@@ -502,8 +525,7 @@ def _values(x: Tensor) -> Tensor:
 
 def _codes(q: Tensor, dtype: IntType, name: str) -> Tensor:
     """``q``, refusing what is no integer or outside ``dtype``."""
-    if not isinstance(q, Tensor):
-        raise ValueError(f"{name}: need a torch tensor, got a {type(q).__name__}")
+    q = dense(q, name)
     if q.dtype not in INTEGERS:
         raise ValueError(f"{name}: need integers (uint8 or signed), got {q.dtype}")
     if not q.numel():
@@ -539,13 +561,17 @@ def _tensor(value: object, dtype: torch.dtype, name: str) -> Tensor:
     """A tensor as it is, a number as a 0-d one."""
     if isinstance(value, Tensor):
         return value
-    kind = Real if dtype.is_floating_point else Integral
+    kind, what = (
+        (Real, "a number") if dtype.is_floating_point else (Integral, "an integer")
+    )
     if isinstance(value, bool) or not isinstance(value, kind):
-        raise ValueError(f"{name}: need a number or a torch tensor, got {value!r}")
+        raise ValueError(f"{name}: need {what} or a torch tensor, got {value!r}")
     try:
         return torch.tensor(value, dtype=dtype)
     except (OverflowError, RuntimeError, TypeError) as error:
-        raise ValueError(f"{name}: need a number in {dtype}, got {value}") from error
+        raise ValueError(
+            f"{name}: need {what} in {dtype}, got {shown(value)}"
+        ) from error
 
 
 def _check_rank(t: Tensor, axis: int | None, group_size: int | None, name: str) -> None:

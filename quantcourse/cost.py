@@ -18,12 +18,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -232,14 +234,18 @@ class Cost:
         """Write the layers to a file of comma-separated values, one a line.
 
         A last line, named ``(elsewhere)``, has the parameters that no layer reads, so that the columns add up.
+        A file of that name is overwritten.
 
         Raises:
+            ValueError: if ``path`` is no path.
             OSError: if the file can't be written.
 
         Chapter: *Counting parameters and operations*.
 
         >>> count(nn.Linear(3, 4), torch.zeros(2, 3)).to_csv(os.devnull)
         """
+        if not isinstance(path, (str, os.PathLike)):
+            raise ValueError(f"path: need a path, got {path!r}")
         columns = "name op output macs flops params inputs weights outputs".split()
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
@@ -258,20 +264,31 @@ def count(model: nn.Module, *inputs: Any, **named: Any) -> Cost:
     """Count what ``model(*inputs, **named)`` computes.
 
     A copy of the model runs in its own mode (training or evaluation) without gradients, on tensors that have a
-    shape but no data, so that counting takes no arithmetic and leaves no trace.  Where shapes depend on data, the
-    copy runs for real.  Only convolutions and matrix products count, in full: products with padding too, masked
-    ones of attention too; elementwise multiplications do not, even before a sum.  ``nn.MultiheadAttention`` runs
-    without its fused shortcut, so that each of its products is a layer.
+    shape but no data, so that counting takes no arithmetic.  Where shapes depend on data, the copy has the model's
+    data and runs for real.  The first count of a process takes a few seconds, for PyTorch's imports.
+
+    Model, inputs and random generators stay as they were.  Forward hooks that are plain functions, as calibration
+    uses them, do not run.  Other code of the model does, on the copy: what ``forward``, a forward pre-hook or a
+    hook of all modules writes to a global, or to a variable of an enclosing function, stays there, perhaps a
+    tensor without data.
+
+    Only convolutions and matrix products count, in full: products with padding too, masked ones of attention too;
+    elementwise multiplications do not, even before a sum.  What may hold products but has no rule (``nn.Bilinear``,
+    distances, Fourier transforms, any product with a sparse tensor) adds nothing and is listed in
+    ``Cost.uncounted``.  ``nn.MultiheadAttention`` runs without its fused shortcut, so that each of its products is
+    a layer.
 
     Args:
         model: any module, on any device; on ``meta``, inputs may be on another.
-        inputs, named: its arguments; of tensors only shape, type and device matter unless shapes depend on data.
+        inputs, named: its arguments, one by one and not in a tuple as thop takes them; of tensors only shape, type
+            and device matter unless shapes depend on data.
 
     Returns:
         One :class:`Layer` for each product, and all parameters.
 
     Raises:
-        ValueError: if ``model`` is no module or can't be copied, or if there are no inputs.
+        ValueError: if ``model`` is no module, can't be copied or has uninitialized (lazy) parameters, if there are
+            no inputs, or if they are on ``meta`` and the model is not.
         Exception: whatever the model's own forward raises.
 
     Chapter: *Counting parameters and operations*.
@@ -300,18 +317,21 @@ def count(model: nn.Module, *inputs: Any, **named: Any) -> Cost:
 
 
 def thop_profile(model: nn.Module, *inputs: Any) -> tuple[int, int]:
-    """What ``thop.profile(model, inputs)`` returns, without its traces and its log: it runs on a copy.
+    """What ``thop.profile(model, inputs)`` returns, without its traces and its log.
+
+    It runs on a copy, as that of :func:`count`, but with data.
 
     Args:
-        model: any module with data.
-        inputs: its arguments.
+        model: any module.
+        inputs: its arguments, one by one.
 
     Returns:
         ``(macs, params)``.  The first, which thop's readme calls MACs and many call FLOPs, has normalization,
-        pooling and some activation functions in it, and misses what is no module of a known class.
+        pooling and some activation functions in it, and misses what is no module of a known class.  The second
+        sums over submodules, and so is 0 for a bare layer.
 
     Raises:
-        ValueError: if ``model`` is no module or can't be copied, or if there are no inputs.
+        ValueError: as of :func:`count`.
         ImportError: if thop is not installed, or if its import of distutils fails (Python 3.12 dropped
             distutils; setuptools brings it).
 
@@ -379,14 +399,14 @@ class Machine:
         """FLOPs per second at best, for a computation of that many FLOPs per byte: the roofline.
 
         Raises:
-            ValueError: if ``intensity`` is negative or NaN.
+            ValueError: if ``intensity`` is no number >= 0.
 
         Chapter: *Fewer bytes, less time*.
 
         >>> Machine(peak=1e11, bandwidth=1e10).attainable(1)
         10000000000.0
         """
-        if not intensity >= 0:
+        if not isinstance(intensity, (int, float)) or not intensity >= 0:
             raise ValueError(f"intensity: need a number >= 0, got {intensity!r}")
         return min(self.peak, intensity * self.bandwidth)
 
@@ -449,8 +469,8 @@ class Roofline:
 
     @property
     def seconds(self) -> float:
-        """The least time of all layers, one after the other."""
-        return sum(bound.seconds for bound in self.bounds)
+        """The least time of all layers, one after the other; 0.0 if there are none."""
+        return sum((bound.seconds for bound in self.bounds), 0.0)
 
     def speedup(self, before: "Roofline") -> float:
         """How many times shorter the least time is than ``before``.
@@ -562,6 +582,11 @@ def _product_and_sum(out: Tensor, c: Tensor, a: Tensor, b: Tensor, *rest: Any) -
     return _product(out, a, b)
 
 
+def _convolution_tbc(out: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> int:
+    """Time first and channels last: the weight has the shape (window, inputs, outputs)."""
+    return out.numel() * weight[..., 0].numel()
+
+
 def _linear(out: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> int:
     return out.numel() * weight.shape[-1]
 
@@ -605,6 +630,7 @@ def _rows(x: Tensor) -> int:
 _Rule = tuple[str, Callable[..., int]]
 _RULES: dict[str, _Rule] = {
     **dict.fromkeys(("convolution", "_convolution"), ("convolution", _convolution)),
+    "conv_tbc": ("convolution", _convolution_tbc),
     **dict.fromkeys(("mm", "bmm", "mv", "dot", "vdot"), ("matmul", _product)),
     **dict.fromkeys(("_int_mm", "_scaled_mm"), ("matmul", _product)),
     **dict.fromkeys(
@@ -630,9 +656,24 @@ _RULES: dict[str, _Rule] = {
 # Operations of PyTorch that may hold products, told by their names.
 _PRODUCT_LIKE = re.compile(
     r"(?!.*(upsample|convert|combination|norm|check|cross|thnn_fused|flatten|backward))"
-    r".*((mm|mv|addr|dot)_?$|_mm_|matmul|conv|linear|attention|multi_head|encoder_layer"
-    r"|rnn|lstm|gru|linalg|fft|cdist|cholesky|lu_solve)"
+    r".*((mm|mv|addr|dot|inner)_?$|_mm_|matmul|conv|linear|attention|multi_head|encoder_layer"
+    r"|rnn|lstm|gru|linalg|fft|[cp]dist|euclidean_dist|cholesky|lu_solve)"
 )
+
+
+_SPARSE = (
+    torch.sparse_coo,
+    torch.sparse_csr,
+    torch.sparse_csc,
+    torch.sparse_bsr,
+    torch.sparse_bsc,
+)
+
+
+def _may_multiply(namespace: str, name: str) -> bool:
+    """Whether an operation without a rule may hold products; one from outside of PyTorch may."""
+    foreign = namespace not in ("aten", "prim", "prims", "profiler")
+    return foreign or _PRODUCT_LIKE.match(name) is not None
 
 
 # --- Watching a copy of the model run -------------------------------------------------
@@ -661,7 +702,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._aliases.setdefault(first, []).append(name)
                 self._weights[id(tensor)] = (tensor, (first,))
         for name, module in model.named_modules():
-            self._follow(name, module)
+            if not isinstance(module, torch.jit.ScriptModule):  # which take no hooks
+                self._follow(name, module)
 
     def _follow(self, name: str, module: nn.Module) -> None:
         def enter(*_: Any) -> None:
@@ -682,17 +724,20 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         namespace, _, name = func._schema.name.partition("::")
         rule = _RULES.get(name.removesuffix("_")) if namespace == "aten" else None
-        if not rule:
+        operands = _tensors((args, kwargs))
+        if any(x.layout in _SPARSE for x in operands):
+            rule = None  # the rules are of dense products
+        unknown = not rule and _may_multiply(namespace, name)
+        if unknown:
             # A compound operation arrives whole if its tensors come from inference mode.
             with self:
                 out = func.decompose(*args, **(kwargs or {}))
             if out is not NotImplemented:
                 return out
         out = func(*args, **(kwargs or {}))
-        operands = _tensors((args, kwargs))
         if rule:
             self._record(rule, out, args, operands)
-        elif namespace not in ("aten", "prim", "prims") or _PRODUCT_LIKE.match(name):
+        elif unknown:
             self.uncounted[str(func._schema.name)] += 1
         self._trace_weights(operands, _tensors(out))
         return out
@@ -703,7 +748,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         op, macs = rule
         weights = [x for x in operands if id(x) in self._weights]
         inputs = [x for x in operands if id(x) not in self._weights]
-        if op == "convolution" and args[8] > 1 and args[1].shape[1] == 1:
+        if macs is _convolution and args[8] > 1 and args[1].shape[1] == 1:
             op = "depthwise"
         layer = Layer(
             self._name(weights),
@@ -754,6 +799,7 @@ def _run_without_data(model: nn.Module, inputs: Any, named: Any) -> _Recorder:
     empty = {id(x): mode.from_tensor(x, static_shapes=True) for x in tensors}
     with mode, FakeCopyMode(mode):
         twin = copy.deepcopy((model, inputs, named), empty)
+    _drop_plain_hooks(twin[0])
     log = logging.getLogger("torch._subclasses.fake_tensor")
     was_disabled, log.disabled = log.disabled, True  # it logs what it raises
     try:
@@ -776,12 +822,27 @@ def _run(model: nn.Module, inputs: Any, named: Any) -> _Recorder:
 
 
 def _copy(model: nn.Module, *arguments: Any) -> Any:
+    """A copy with data; copy.deepcopy alone refuses tensors that have a history of gradients."""
+    held = [x for module in model.modules() for x in _tensors(vars(module))]
+    memo = {id(x): x.detach().clone() for x in held if not x.is_leaf}
     try:
-        return copy.deepcopy((model, *arguments))
+        twin = copy.deepcopy((model, *arguments), memo)
     except Exception as error:
         raise ValueError(
             f"model, inputs: need what copy.deepcopy can copy: {error}"
         ) from error
+    _drop_plain_hooks(twin[0])
+    return twin
+
+
+def _drop_plain_hooks(twin: nn.Module) -> None:
+    """Functions are not copied, so those among the forward hooks would write to what the model's own write to."""
+    for module in twin.modules():
+        if not isinstance(module, torch.jit.ScriptModule):
+            hooks = module._forward_hooks
+            plain = [key for key, x in hooks.items() if isinstance(x, FunctionType)]
+            for key in plain:
+                del hooks[key]
 
 
 @contextmanager
@@ -806,6 +867,11 @@ def _detached(model: nn.Module, arguments: Any) -> Any:
     """Arguments without their history, and on ``meta`` if the whole model is there."""
     tensors = [*model.parameters(), *model.buffers()]
     meta = bool(tensors) and all(x.is_meta for x in tensors)
+    has_data = bool(tensors) and not any(x.is_meta for x in tensors)
+    if has_data and any(x.is_meta for x in _tensors(arguments)):
+        raise ValueError(
+            "inputs: on meta, need the device of the model, which has data"
+        )
 
     def detach(x: Tensor) -> Tensor:
         return x.detach().to("meta") if meta else x.detach()
@@ -831,6 +897,10 @@ def _elements(x: Tensor) -> int:
 def _check_module(model: object) -> None:
     if not isinstance(model, nn.Module):
         raise ValueError(f"model: need a torch.nn.Module, got a {type(model).__name__}")
+    if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+        raise ValueError(
+            "model: has uninitialized (lazy) parameters; run it once first"
+        )
 
 
 def _check_bits(bits: object) -> None:

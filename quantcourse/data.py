@@ -9,6 +9,7 @@ on the page *The data and the networks*.
 import gzip
 import hashlib
 import math
+import os
 import zlib
 from dataclasses import dataclass
 from functools import cache
@@ -183,7 +184,7 @@ _IDX_TYPES = {
 }
 
 
-def read_idx(path: str | Path) -> Tensor:
+def read_idx(path: str | os.PathLike[str]) -> Tensor:
     """The tensor in an IDX file, the format of MNIST and its relatives; it may be gzipped.
 
     Args:
@@ -193,7 +194,8 @@ def read_idx(path: str | Path) -> Tensor:
         A tensor with the file's shape and element type, one of uint8, int8, int16, int32, float32 or float64.
 
     Raises:
-        ValueError: if the file is no IDX file, is cut short or has bytes left over.
+        ValueError: if the file is no IDX file, is cut short, has bytes left over or a side of 0; if
+            ``path`` is no path.
         OSError: if it can't be opened.
 
     Source: LeCun, Cortes and Burges, *The MNIST database*, section "The IDX file format".
@@ -224,9 +226,13 @@ def read_idx(path: str | Path) -> Tensor:
     shape = [int(n) for n in np.frombuffer(data[4:start], ">u4")]
     dtype = np.dtype(_IDX_TYPES[data[2]])
     size = start + math.prod(shape) * dtype.itemsize
-    if len(data) != size or 0 in shape:
+    if 0 in shape:
         raise ValueError(
-            f"path: {path} has {len(data)} bytes; shape {tuple(shape)} of {dtype.name} needs {size}, and no side may be 0"
+            f"path: {path} has shape {tuple(shape)}; need sides of at least 1"
+        )
+    if len(data) != size:
+        raise ValueError(
+            f"path: {path} has {len(data)} bytes; shape {tuple(shape)} of {dtype.name} needs {size}"
         )
     values = np.frombuffer(data, dtype, offset=start).reshape(shape)
     return torch.from_numpy(values.astype(dtype.newbyteorder("=")))
@@ -252,8 +258,8 @@ class _Cifar:
 _CIFARS = (_Cifar("CIFAR-10", (10,)), _Cifar("CIFAR-100", (20, 100)))
 
 
-def read_cifar(path: str | Path) -> tuple[Tensor, Tensor]:
-    """The images and labels in a file of the *binary version* of CIFAR-10 or CIFAR-100.
+def read_cifar(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor]:
+    """The images and labels in a file of the *binary version* of CIFAR-10 or CIFAR-100; it may be gzipped.
 
     Which of the two it is follows from the length, a multiple of 3073 or of 3074 bytes; where it is
     a multiple of both, from which of the two readings has only possible labels.
@@ -266,7 +272,7 @@ def read_cifar(path: str | Path) -> tuple[Tensor, Tensor]:
         of CIFAR-100 the fine ones, 0..99).
 
     Raises:
-        ValueError: if the length or a label fits neither data set, or both.
+        ValueError: if the length or a label fits neither data set, or both; if ``path`` is no path.
         OSError: if it can't be opened.
 
     Source: Krizhevsky 2009, *Learning multiple layers of features from tiny images*; the file format
@@ -299,7 +305,11 @@ def read_cifar(path: str | Path) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(pixels.copy()), torch.from_numpy(labels)
 
 
-def _bytes(path: str | Path) -> bytes:
+def _bytes(path: str | os.PathLike[str]) -> bytes:
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(
+            f"path: need a str or an os.PathLike, got a {type(path).__name__}"
+        )
     data = Path(path).read_bytes()
     if data[:2] != b"\x1f\x8b":
         return data

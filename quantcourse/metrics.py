@@ -3,17 +3,19 @@
 Measures of what quantization did to a tensor (mean square, SQNR, its parts from
 clipping and from rounding, cosine, Kullback-Leibler divergence), a table of agreement,
 and accuracies with an error that knows which test images come from one original.
-Explained in the chapters *Affine and scale* and *Granularity*.
+Explained in the chapters *Affine and scale* and *Granularity: how many scales?*.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
 
-from quantcourse._tensor_checks import finite_floats
+from quantcourse._checks import integer, shown
+from quantcourse._tensor_checks import dense, finite_floats
 from quantcourse.affine import INTEGERS, QParams, fake_quantize, unclipped_codes
 
 __all__ = [
@@ -36,19 +38,27 @@ def mse(x: Tensor, y: Tensor) -> float:
     """Mean square of ``x - y``, in float64.
 
     Args:
-        x: numbers of any shape, at least one.
+        x: numbers of any shape, at least one: floats, integers below 2**53, or truth
+            values, which count as 0 and 1.
         y: what became of them, same shape.
 
     Raises:
-        ValueError: for what is no tensor of finite real numbers, or other shapes.
+        ValueError: for what is no dense tensor of finite real numbers, or other shapes;
+            if the sum of the squares is beyond float64.
 
     Chapter: *Affine and scale*.
 
     >>> mse(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.5]))
     0.125
     """
-    x, y = _pair(x, y, "x", "y")
-    return float((x - y).square().mean())
+    apart = _difference(x, y, "x", "y")
+    square = float(apart.square().mean())
+    if square == math.inf:
+        raise ValueError(
+            "x, y: need squares that sum within float64, got a difference of "
+            f"{float(apart.abs().max()):g}: scale both down"
+        )
+    return square
 
 
 def sqnr(x: Tensor, y: Tensor) -> float:
@@ -62,18 +72,25 @@ def sqnr(x: Tensor, y: Tensor) -> float:
         ``10 log10(sum(x**2) / sum((x - y)**2))``; infinite if nothing changed.
 
     Raises:
-        ValueError: as for ``mse``; if all of ``x`` is zero, so that there is no signal.
+        ValueError: as for ``mse``, but for squares beyond float64, which do no harm
+            here; if all of ``x`` is zero, so that there is no signal.
 
     Source: Bennett, Spectra of quantized signals, 1948.  Chapter: *Affine and scale*.
 
     >>> round(sqnr(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.5])), 6)
     20.0
     """
-    noise = mse(x, y)
-    signal = mse(x, torch.zeros_like(x))
-    if signal == 0:
-        raise ValueError("x: need a value other than zero (its square in float64 too)")
-    return 10 * math.log10(signal / noise) if noise else math.inf
+    noise = _difference(x, y, "x", "y")
+    signal = _float64(x, "x")
+    if not signal.any():
+        raise ValueError(f"x: need a value other than zero, got {_zeros(signal)}")
+    return _power(signal) - _power(noise) if noise.any() else math.inf
+
+
+def _power(v: Tensor) -> float:
+    """Mean square in dB.  The largest value is taken out: its square could overflow."""
+    largest = v.abs().max()
+    return 20 * math.log10(largest) + 10 * math.log10((v / largest).square().mean())
 
 
 def error_split(x: Tensor, qp: QParams) -> tuple[float, float]:
@@ -123,7 +140,6 @@ def kl_divergence(p: Tensor, q: Tensor) -> float:
         ValueError: for negative or not finite values, a sum of zero, other shapes.
 
     Source: Kullback and Leibler, On information and sufficiency, 1951.
-    Chapter: *Entropy*.
 
     >>> round(kl_divergence(torch.tensor([1, 1]), torch.tensor([1, 3])), 4)
     0.1438
@@ -150,7 +166,7 @@ def cosine(x: Tensor, y: Tensor) -> float:
     Raises:
         ValueError: as for ``mse``; if one is all zeros, which has no direction.
 
-    Chapter: *Granularity*.
+    Chapter: *Granularity: how many scales?*.
 
     >>> cosine(torch.tensor([1.0, 0.0]), torch.tensor([3.0, 4.0]))
     0.6
@@ -158,7 +174,10 @@ def cosine(x: Tensor, y: Tensor) -> float:
     x, y = _pair(x, y, "x", "y")
     for name, vector in (("x", x), ("y", y)):
         if not vector.any():
-            raise ValueError(f"{name}: need a value other than zero for a direction")
+            raise ValueError(
+                f"{name}: need a value other than zero for a direction, "
+                f"got {_zeros(vector)}"
+            )
     x, y = x / x.abs().max(), y / y.abs().max()
     norms = (x.square().sum() * y.square().sum()).sqrt()
     return float(((x * y).sum() / norms).clamp(-1, 1))
@@ -227,16 +246,16 @@ def compare(
     """Whether pairs of tensors agree: exactly, within a step, and at worst.
 
     Args:
-        tensors: for each name, two tensors of one shape, of integers below 2**53 or
-            of floats.
+        tensors: for each name, a tuple or list of two tensors of one shape, of what
+            ``mse`` takes.
         step: the difference that counts as close; 1 suits codes.
 
     Returns:
         A table; print it.
 
     Raises:
-        ValueError: as for ``mse``, naming the pair; if there is no pair; if ``step``
-            is no positive finite number.
+        ValueError: as for ``mse``, naming the pair; if there is no pair, or an entry is
+            something else; if ``step`` is no positive finite number.
 
     Source: the function ``cmp`` in Karpathy's lecture *Becoming a backprop ninja*.
     Chapter: *Affine and scale*.
@@ -245,20 +264,25 @@ def compare(
     tensor                         elements      exact   within 1   largest difference
     conv1                                 3    66.66 %   100.00 %                    1
     """
+    if not isinstance(tensors, Mapping):
+        got = type(tensors).__name__
+        raise ValueError(f"tensors: need a dict of names and pairs, got a {got}")
     if not tensors:
         raise ValueError("tensors: need at least one pair, got none")
-    if (
-        isinstance(step, bool)
-        or not isinstance(step, int | float)
-        or not 0 < step < math.inf
-    ):
-        raise ValueError(f"step: need a positive finite number, got {step!r}")
+    if isinstance(step, bool) or not isinstance(step, Real) or not 0 < step < math.inf:
+        raise ValueError(f"step: need a positive finite number, got {shown(step)}")
     rows = []
-    for name, (x, y) in tensors.items():
-        x, y = _pair(x, y, f"{name}[0]", f"{name}[1]")
-        apart = (x - y).abs()
+    for name, pair in tensors.items():
+        if not isinstance(name, str):
+            raise ValueError(f"tensors: need names that are strings, got {name!r}")
+        # A tensor of two rows would unpack as well.
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            got = type(pair).__name__
+            got += f" of {len(pair)}" if isinstance(pair, tuple | list) else ""
+            raise ValueError(f"{name}: need a tuple of two tensors, got a {got}")
+        apart = _difference(*pair, f"{name}[0]", f"{name}[1]").abs()
         exact, within = int((apart == 0).sum()), int((apart <= step).sum())
-        rows.append(Agreement(name, x.numel(), exact, within, float(apart.max())))
+        rows.append(Agreement(name, apart.numel(), exact, within, float(apart.max())))
     return Comparison(step, tuple(rows))
 
 
@@ -281,7 +305,7 @@ def accuracy(
         ValueError: if ``correct`` are no truth values; otherwise as for
             ``paired_difference``.
 
-    Chapter: *Granularity*.
+    Chapter: *Granularity: how many scales?*.
 
     >>> right = torch.tensor([True, True, False, True])
     >>> share, error = accuracy(right, torch.tensor([0, 0, 1, 1]))
@@ -291,9 +315,8 @@ def accuracy(
     if not isinstance(correct, Tensor) or correct.dtype != torch.bool:
         got = getattr(correct, "dtype", type(correct).__name__)
         raise ValueError(f"correct: need a tensor of truth values, got {got}")
-    return _cluster_bootstrap(
-        _one_an_image(correct, "correct"), clusters, resamples, seed
-    )
+    values = _float64(_one_an_image(correct, "correct"), "correct")
+    return _cluster_bootstrap(values, clusters, resamples, seed)
 
 
 def paired_difference(
@@ -323,7 +346,7 @@ def paired_difference(
 
     Source: Field and Welsh, Bootstrapping clustered data, 2007; Cameron, Gelbach and
     Miller, Bootstrap-based improvements for inference with clustered errors, 2008.
-    Chapter: *Granularity*.
+    Chapter: *Granularity: how many scales?*.
 
     >>> a = torch.tensor([1.0, 1.0, 0.0, 1.0])
     >>> b = torch.tensor([1.0, 0.0, 0.0, 0.0])
@@ -332,8 +355,7 @@ def paired_difference(
     (0.5, 0.0)
     """
     a, b = _one_an_image(a, "a"), _one_an_image(b, "b")
-    a, b = _pair(a, b, "a", "b")
-    return _cluster_bootstrap(a - b, clusters, resamples, seed)
+    return _cluster_bootstrap(_difference(a, b, "a", "b"), clusters, resamples, seed)
 
 
 def _cluster_bootstrap(
@@ -342,15 +364,14 @@ def _cluster_bootstrap(
     if not isinstance(clusters, Tensor) or clusters.dtype not in INTEGERS:
         got = getattr(clusters, "dtype", type(clusters).__name__)
         raise ValueError(f"clusters: need a tensor of integers, got {got}")
+    clusters = dense(clusters, "clusters")
     if clusters.shape != values.shape:
         raise ValueError(
             f"clusters: need one an image, shape {tuple(values.shape)}, "
             f"got {tuple(clusters.shape)}"
         )
-    if type(resamples) is not int or resamples < 2:
-        raise ValueError(f"resamples: need an integer of at least 2, got {resamples!r}")
-    if type(seed) is not int or not 0 <= seed < 1 << 63:
-        raise ValueError(f"seed: need an integer from 0 to 2**63 - 1, got {seed!r}")
+    resamples = integer(resamples, 2, 1 << 30, "resamples")
+    seed = integer(seed, 0, (1 << 63) - 1, "seed")
     originals, index = torch.unique(clusters, return_inverse=True)
     count = len(originals)
     if count < 2:
@@ -372,7 +393,7 @@ def _one_an_image(x: Tensor, name: str) -> Tensor:
     if not isinstance(x, Tensor) or x.ndim != 1:
         got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"{name}: need a 1-D tensor, one value an image, got {got}")
-    return x.to(torch.float64) if x.dtype == torch.bool else x
+    return x
 
 
 def _pair(x: Tensor, y: Tensor, x_name: str, y_name: str) -> tuple[Tensor, Tensor]:
@@ -386,13 +407,33 @@ def _pair(x: Tensor, y: Tensor, x_name: str, y_name: str) -> tuple[Tensor, Tenso
     return x, y
 
 
+def _difference(x: Tensor, y: Tensor, x_name: str, y_name: str) -> Tensor:
+    """``x - y`` in float64."""
+    x, y = _pair(x, y, x_name, y_name)
+    apart = x - y
+    if not torch.isfinite(apart).all():
+        raise ValueError(
+            f"{x_name}, {y_name}: need differences within float64, got values up to "
+            f"{float(torch.maximum(x.abs(), y.abs()).max()):g}"
+        )
+    return apart
+
+
 def _float64(x: Tensor, name: str) -> Tensor:
-    if isinstance(x, Tensor) and x.dtype in INTEGERS:
+    x = dense(x, name)
+    if x.dtype in (*INTEGERS, torch.bool):
         wide = x.to(torch.float64)
-        if wide.numel() and wide.abs().max() >= 2**53:
-            raise ValueError(f"{name}: need integers below 2**53, as float64 holds")
+        if wide.numel() and (largest := float(wide.abs().max())) >= 2**53:
+            raise ValueError(
+                f"{name}: need integers below 2**53, as float64 holds, "
+                f"got one of about {largest:g}"
+            )
         x = wide
     return finite_floats(x, name).detach().to(torch.float64)
+
+
+def _zeros(x: Tensor) -> str:
+    return f"{x.numel()} zeros" if x.numel() > 1 else "a single zero"
 
 
 def _percent(part: int, whole: int) -> str:

@@ -15,7 +15,7 @@ from safetensors.torch import load as read_safetensors
 from torch import Tensor, nn
 
 from quantcourse._backbones import BACKBONES, EncoderLayer, ResidualUnit, conv_bn
-from quantcourse._checks import is_count, one_of
+from quantcourse._checks import integer, one_of
 
 __all__ = ["NAMES", "SEEDS", "backbone", "build", "load"]
 
@@ -193,8 +193,7 @@ def load(name: str, seed: int = 0) -> nn.Module:
     tensor(True)
     """
     one_of(name, NAMES, "name")
-    if not is_count(seed) or seed >= SEEDS:
-        raise ValueError(f"seed: need one of 0..{SEEDS - 1}, got {seed!r}")
+    seed = integer(seed, 0, SEEDS - 1, "seed")
     # Without storage and so without drawing random numbers, which the caller may count on.
     with torch.device("meta"):
         net = build(name)
@@ -237,7 +236,7 @@ def backbone(name: str) -> nn.Module:
 
     Source: each architecture's class names its paper; the numbers of parameters are torchvision's.
 
-    Chapter: *Counting*.
+    Chapter: *Counting parameters and operations*.
 
     >>> import torch
     >>> with torch.device("meta"):

@@ -270,7 +270,7 @@ def test_saturation_beyond_float32_keeps_the_sign():
         ({"low": torch.tensor(0), "high": torch.tensor(1)}, "low: need floating-point values, got torch.int64"),
         ({"low": "0"}, "low: need a number or a torch tensor, got '0'"),
         ({"low": True}, "low: need a number or a torch tensor, got True"),
-        ({"high": 10**400}, "high: need a number in torch.float64"),
+        ({"high": 10**400}, "high: need a number in torch.float64, got an integer of 1329 bits$"),
         ({"dtype": torch.int8}, "dtype: need an IntType such as INT8, got torch.int8"),
         ({"dtype": IntType(1, signed=True), "symmetric": True}, "got INT1, whose largest code is the zero point 0"),
         ({"dtype": UINT1, "symmetric": True}, "got UINT1, whose largest code is the zero point 1"),
@@ -315,6 +315,23 @@ def test_qparams_take_numbers_and_int64_and_compare():
     assert by_channel != QParams(torch.ones(2), torch.zeros(2, dtype=torch.int32), INT8, axis=0, group_size=3)
 
 
+def test_qparams_are_copies():
+    scale, zero_point = torch.ones(2, requires_grad=True), torch.zeros(2, dtype=torch.int32)
+    qp = QParams(scale, zero_point, INT8, axis=0)
+    with torch.no_grad():
+        scale.fill_(-1.0)
+    zero_point.fill_(1000)
+    assert qp == QParams(torch.ones(2), torch.zeros(2, dtype=torch.int32), INT8, axis=0)
+    assert not qp.scale.requires_grad
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int64])
+def test_numpy_bits_become_python_integers(kind):
+    """uint8 would overflow in 1 << bits."""
+    dtype = IntType(kind(16), signed=False)
+    assert dtype == UINT16 and (dtype.max, type(dtype.bits)) == (2**16 - 1, int)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -323,7 +340,11 @@ def test_qparams_take_numbers_and_int64_and_compare():
         ({"scale": 0.0}, "scale: need positive values, got 0.0"),
         ({"scale": torch.tensor([1.0, -1.0]), "zero_point": torch.zeros(2).int(), "axis": 0}, "positive .* got -1.0"),
         ({"scale": math.nan}, "scale: 1 of 1 values are NaN"),
-        ({"scale": 1e39}, "scale: 1 of 1 values are NaN or infinite"),
+        ({"scale": 1e39}, r"scale: does not fit float32 as a positive finite number, got 1e\+39"),
+        ({"scale": 1e-50}, "scale: does not fit float32 as a positive finite number, got 1e-50"),
+        ({"scale": torch.ones((), device="meta")}, "scale: need a dense tensor with data"),
+        ({"zero_point": 0.5}, "zero_point: need an integer or a torch tensor, got 0.5"),
+        ({"zero_point": torch.zeros((), dtype=torch.int32, device="meta")}, "zero_point: need a dense tensor"),
         ({"scale": None}, "scale: need a number or a torch tensor, got None"),
         ({"scale": torch.ones(1)}, r"scale: need no axis \(0-d\)"),
         ({"axis": 0}, r"scale: need one axis \(1-D\) with axis=0"),
@@ -333,8 +354,8 @@ def test_qparams_take_numbers_and_int64_and_compare():
             r"scale: need one axis \(1-D\) with axis=0, got shape \(2, 2\)",
         ),
         ({"scale": torch.ones(2, 2), "axis": 2, "group_size": 2}, "scale: need axis 2 to hold the groups"),
-        ({"zero_point": 0.0}, "zero_point: need a number or a torch tensor, got 0.0"),
-        ({"zero_point": 2**40}, "zero_point: need a number in torch.int32"),
+        ({"zero_point": 0.0}, "zero_point: need an integer or a torch tensor, got 0.0"),
+        ({"zero_point": 2**40}, "zero_point: need an integer in torch.int32"),
         ({"zero_point": torch.tensor(0.0)}, "zero_point: need integers"),
         ({"zero_point": torch.tensor(True)}, "zero_point: need integers"),
         ({"zero_point": 128}, r"zero_point: need -128 to 127 \(INT8\), got 128 to 128"),
@@ -452,6 +473,8 @@ def test_inputs_are_left_alone():
         (torch.tensor([1]), QParams(1.0, 0, INT8), "x: need floating-point values, got torch.int64"),
         (torch.tensor([1j]), QParams(1.0, 0, INT8), "x: need floating-point values"),
         (torch.zeros(0), QParams(1.0, 0, INT8), "x: need at least one value"),
+        (torch.ones(2, device="meta"), QParams(1.0, 0, INT8), "x: need a dense tensor with data, got one on the meta"),
+        (torch.eye(2).to_sparse(), QParams(1.0, 0, INT8), "x: need a dense tensor with data, got .*sparse_coo"),
         (torch.tensor([0, math.nan]), QParams(1.0, 0, INT8), "x: 1 of 2 values are NaN or infinite"),
         (torch.tensor([math.inf, -math.inf]), QParams(1.0, 0, INT8), "x: 2 of 2 values are NaN or infinite"),
         (torch.zeros(2), 0.5, "qp: need QParams, got a float"),
@@ -501,6 +524,17 @@ def test_bad_rounding():
             function(x, qp, "floor")
         with pytest.raises(ValueError, match='generator: need rounding="stochastic", got "even"'):
             function(x, qp, generator=generator())
+        for seed in (0, "0", np.random.default_rng(0)):
+            with pytest.raises(ValueError, match=r"generator: need a torch.Generator, got "):
+                function(x, qp, "stochastic", seed)
+
+
+def test_without_a_generator_the_global_one_is_drawn_from():
+    x, qp = torch.rand(200, generator=generator()), QParams(0.5, 0, INT8)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        drawn = quantize(x, qp, "stochastic")
+    assert torch.equal(drawn, quantize(x, qp, "stochastic", torch.Generator().manual_seed(3)))
 
 
 @pytest.mark.parametrize(
@@ -509,6 +543,11 @@ def test_bad_rounding():
         ([1], "q: need a torch tensor, got a list"),
         (torch.tensor([1.0]), "q: need integers .* got torch.float32"),
         (torch.tensor([True]), "q: need integers .* got torch.bool"),
+        (torch.zeros(1, dtype=torch.int8, device="meta"), "q: need a dense tensor with data, got one on the meta"),
+        (
+            torch.eye(2).int().to_sparse(),
+            "q: need a dense tensor with data, got torch.int32 in layout torch.sparse_coo",
+        ),
         (torch.tensor([1], dtype=torch.uint16), "q: need integers .* got torch.uint16"),
         (torch.zeros(0, dtype=torch.int8), "q: need at least one"),
         (torch.tensor([-9, 0]), r"q: need -8 to 7 \(INT4\), got -9 to 0"),

@@ -14,6 +14,10 @@ from sklearn.cluster import KMeans
 
 from quantcourse import codebook
 from quantcourse.codebook import (
+    Codebook,
+    PackedSigns,
+    PowersOfTwo,
+    ScaledSigns,
     binarize,
     kmeans_quantize,
     log2_quantize,
@@ -447,7 +451,7 @@ def test_weights_errors(function, w, message):
 def test_axis_errors(quantizer, axis):
     with pytest.raises(ValueError, match=r"^axis: need .*, got "):
         quantizer(torch.ones(2, 2), axis)
-    with pytest.raises(ValueError, match=r"^axis: need one of the 0 axes"):
+    with pytest.raises(ValueError, match=r"^axis: need None for a single 0-d number, got 0"):
         quantizer(torch.tensor(1.0), 0)
 
 
@@ -499,6 +503,84 @@ W = log2_quantize(torch.ones(2, 3), 6)
 def test_shift_errors(q, w, message):
     with pytest.raises(ValueError, match=message):
         shift_linear(q, w)
+
+
+def test_exponents_of_each_input_have_no_common_unit():
+    """One shift a column of the layer would need products again."""
+    by_input = log2_quantize(torch.tensor([[8.0, 0.125], [4.0, 0.25]]), 3, axis=1)
+    with pytest.raises(ValueError, match=r"^w: need axis None or 0 \(one lowest exponent an output\), got 1"):
+        shift_linear(torch.ones(1, 2, dtype=torch.int8), by_input)
+
+
+SIGNS = {"codes": torch.tensor([[1, -1], [1, 1]], dtype=torch.int8), "scale": torch.ones(2), "axis": 0}
+SIGNS |= {"codes_per_byte": 8}
+POWERS = {"codes": torch.tensor([[3, -2], [0, 1]], dtype=torch.int8), "lowest": torch.tensor(-3, dtype=torch.int32)}
+POWERS |= {"axis": None, "bits": 3}
+TABLE = {"codes": torch.tensor([0, 2], dtype=torch.uint8), "levels": torch.tensor([-1.0, 0.0, 2.0]), "bits": 2}
+PACKED = {"words": torch.tensor([[7], [1]]), "length": 65}
+META = torch.ones(2, device="meta")
+
+
+@pytest.mark.parametrize(
+    ("record", "fields", "change", "message"),
+    [
+        (ScaledSigns, SIGNS, {"codes": [1]}, "^codes: need a torch tensor, got a list"),
+        (ScaledSigns, SIGNS, {"codes": torch.ones(2, 2)}, "^codes: need torch.int8, .* got torch.float32"),
+        (ScaledSigns, SIGNS, {"codes": 2 * SIGNS["codes"]}, "^codes: need -1 to 1, got -2 to 2"),
+        (ScaledSigns, SIGNS, {"codes": 0 * SIGNS["codes"]}, "^codes: need -1 or 1 at 8 codes a byte, got 0"),
+        (ScaledSigns, SIGNS, {"codes": SIGNS["codes"][:0]}, r"^codes: need .* at least one, got .* shape \(0, 2\)"),
+        (ScaledSigns, SIGNS, {"scale": torch.ones(3)}, r"^scale: need shape \(2,\) for axis 0 .*, got \(3,\)"),
+        (ScaledSigns, SIGNS, {"scale": torch.ones(2).double()}, "^scale: need torch.float32, got torch.float64"),
+        (ScaledSigns, SIGNS, {"scale": -torch.ones(2)}, "^scale: need at least 0, got -1 among them"),
+        (ScaledSigns, SIGNS, {"scale": torch.tensor([1, math.nan])}, "^scale: 1 of 2 values are NaN"),
+        (ScaledSigns, SIGNS, {"scale": META}, "^scale: need a dense tensor with data"),
+        (ScaledSigns, SIGNS, {"axis": -2}, "^axis: need it counted from the front, got -2"),
+        (ScaledSigns, SIGNS, {"axis": 2}, "^axis: need one of the 2 axes of w, got 2"),
+        (ScaledSigns, SIGNS, {"axis": None}, r"^scale: need shape \(\) for axis None"),
+        (ScaledSigns, SIGNS, {"codes_per_byte": 4}, "^codes_per_byte: need 5 or 8, got 4"),
+        (PowersOfTwo, POWERS, {"bits": 2}, "^codes: need -1 to 1, got -2 to 3"),
+        (PowersOfTwo, POWERS, {"bits": 7}, "^bits: need an integer from 2 to 6, got 7"),
+        (PowersOfTwo, POWERS, {"lowest": torch.tensor(-3)}, "^lowest: need torch.int32, got torch.int64"),
+        (PowersOfTwo, POWERS, {"lowest": torch.tensor(126).int()}, "^lowest: need -151 to 125 at 3 bits, got 126 to"),
+        (PowersOfTwo, POWERS, {"lowest": torch.tensor(-152).int()}, "^lowest: need -151 to 125 at 3 bits, got -152"),
+        (PowersOfTwo, POWERS, {"axis": 0}, r"^lowest: need shape \(2,\) for axis 0"),
+        (Codebook, TABLE, {"codes": torch.tensor([3], dtype=torch.uint8)}, "^codes: need 0 to 2, got 3 to 3"),
+        (Codebook, TABLE, {"codes": torch.tensor([1])}, "^codes: need torch.uint8, .* got torch.int64"),
+        (Codebook, TABLE, {"levels": torch.tensor([1])}, "^levels: need floating-point values"),
+        (Codebook, TABLE, {"levels": torch.ones(3).double()}, "^levels: need float32, got torch.float64"),
+        (Codebook, TABLE, {"levels": torch.arange(5.0)}, r"^levels: need one axis of at most 4 .* got shape \(5,\)"),
+        (Codebook, TABLE, {"levels": torch.tensor([0.0, 2.0, 2.0])}, "^levels: need rising values"),
+        (Codebook, TABLE, {"bits": 0}, "^bits: need an integer from 1 to 8, got 0"),
+        (PackedSigns, PACKED, {"words": torch.ones(2, 1)}, "^words: need int64, got torch.float32"),
+        (PackedSigns, PACKED, {"length": 129}, r"^words: need shape \(3, vectors\) for 129 signs, got \(2, 1\)"),
+        (PackedSigns, PACKED, {"length": 0}, "^length: need an integer from 1 to .*, got 0"),
+        (PackedSigns, PACKED, {"words": torch.tensor([[7], [2]])}, "^words: need 0 in every bit past 65 signs"),
+        (PackedSigns, PACKED, {"words": torch.tensor([[7], [-(2**63)]])}, "^words: need 0 in every bit past 65"),
+    ],
+)
+def test_records_refuse_what_they_could_not_read_back(record, fields, change, message):
+    record(**fields)
+    with pytest.raises(ValueError, match=message):
+        record(**(fields | change))
+
+
+def test_signs_of_other_kinds_of_tensors():
+    with pytest.raises(ValueError, match=r"^x: need real values, got torch\.complex64"):
+        pack_signs(torch.ones(2, 2, dtype=torch.complex64))
+    for x in (torch.ones(2, 2, device="meta"), torch.ones(2, 2).to_sparse()):
+        with pytest.raises(ValueError, match=r"^x: need a dense tensor with data"):
+            pack_signs(x)
+    with pytest.raises(ValueError, match=r"^q: need a dense tensor with data"):
+        shift_linear(torch.ones(1, 3, dtype=torch.int8, device="meta"), W)
+
+
+def test_numpy_integers_serve():
+    w = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    powers = log2_quantize(w, np.uint8(3), axis=np.int64(-1))
+    assert torch.equal(powers.codes, log2_quantize(w, 3, axis=1).codes)
+    assert (powers.axis, type(powers.axis), type(powers.bits)) == (1, int, int)
+    # 2**bits of uint8 would be 0.
+    assert torch.equal(kmeans_quantize(w, np.uint8(8)).levels, w.flatten().unique())
 
 
 def test_the_largest_sums_that_fit():

@@ -2,8 +2,10 @@
 
 import copy
 import csv
+import functools
 import math
 import random
+import warnings
 from fractions import Fraction
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812  its usual name
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
 
 from quantcourse import models
@@ -116,6 +119,12 @@ def test_transposed_convolution_undoes_the_shape_at_the_same_cost():
     down, up = nn.Conv2d(6, 4, 2, stride=2, bias=False), nn.ConvTranspose2d(4, 6, 2, stride=2, bias=False)
     large, small = torch.zeros(1, 6, 8, 8), torch.zeros(1, 4, 4, 4)
     assert count(down, large).macs == count(up, small).macs == 4 * 4 * 4 * 6 * 2 * 2
+
+
+def test_convolution_with_time_first():
+    filters, bias = torch.zeros(3, 4, 6), torch.zeros(6)
+    (layer,) = count(Compute(lambda w, x: torch.conv_tbc(x, filters, bias)), torch.zeros(9, 2, 4)).layers
+    assert (layer.macs, layer.op) == (7 * 2 * 6 * 4 * 3, "convolution")
 
 
 def test_convolution_however_it_is_written():
@@ -305,6 +314,40 @@ def test_what_no_rule_covers_is_listed():
     spectrum = count(Compute(lambda w, x: torch.fft.fft(x @ w)), x3_8)
     assert spectrum.uncounted == (("aten::_fft_r2c", 1),)
     assert spectrum.macs == 3 * 8 * 8
+
+
+@pytest.mark.parametrize("rows", [20, 40])
+def test_distances_are_listed_by_whichever_path(rows):
+    """PyTorch takes a matrix product from 26 rows on."""
+    x = torch.randn(rows, 8)
+    for function in (lambda w, x: torch.cdist(x, x), lambda w, x: torch.cdist(x[x[:, 0] > -9], x)):
+        ((name, calls),) = count(Compute(function), x).uncounted
+        assert name == ("aten::_cdist_forward" if rows == 20 else "aten::_euclidean_dist")
+        assert calls == 1
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
+@pytest.mark.parametrize(
+    "product",
+    [lambda w, s: s @ w, lambda w, s: torch.sparse.mm(s, w), lambda w, s: torch.addmm(w, s, w), lambda w, s: s @ w[0]],
+)
+def test_products_with_sparse_tensors_are_listed(layout, product):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that layouts by rows and columns are new
+        sparse = torch.eye(8).to_sparse(layout=layout)
+    cost = count(Compute(product), sparse)
+    assert (cost.macs, [calls for _, calls in cost.uncounted]) == (0, [1])
+    assert macs(lambda w, s: s.to_dense() @ w, sparse) == 8 * 8 * 8
+
+
+def test_a_profilers_marks_are_no_products():
+    def marked(w, x):
+        with torch.profiler.record_function("mark"):
+            return x @ w
+
+    assert macs(marked, x3_8) == 3 * 8 * 8
+    cost = count(nn.DataParallel(nn.Linear(8, 4)), x3_8)
+    assert (cost.macs, cost.uncounted) == (3 * 8 * 4, ())
 
 
 @torch.library.custom_op("quantcourse_tests::opaque", mutates_args=())
@@ -513,12 +556,12 @@ def test_inputs_of_every_form():
     assert count(nn.Linear(8, 4), with_history).macs == 3 * 8 * 4
 
 
-def test_models_that_were_traced_scripted_or_exported():
+def test_models_that_were_traced_or_scripted():
     model, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4)), torch.zeros(2, 3, 8, 8)
     expected = count(model, x)
     with pytest.deprecated_call():
         old = [torch.jit.script(model), torch.jit.trace(model, x)]
-    for other in (*old, torch.fx.symbolic_trace(model), torch.export.export(model, (x,)).module()):
+    for other in (*old, torch.fx.symbolic_trace(model)):
         cost = count(other, x)
         assert (cost.macs, cost.params, cost.uncounted) == (expected.macs, expected.params, ())
         assert [layer.name for layer in cost.layers] == ["0", "3"]
@@ -664,6 +707,79 @@ def test_counting_for_real_leaves_no_trace_either():
         assert same(before, state(model, x))
 
 
+def outside(seen, *_):
+    seen.append(0)
+
+
+class Watch(nn.Module):
+    """A watcher that is part of the model."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.seen = nn.Linear(8, 8), []
+        self.inner.register_forward_hook(self.see)
+
+    def see(self, module, inputs, output):
+        self.seen.append(output.shape)
+
+    def forward(self, x):
+        y = self.inner(x)
+        return y @ torch.zeros(self.seen[-1]).mT
+
+
+@pytest.mark.parametrize("counter", [count, thop_profile])
+@pytest.mark.parametrize("by_data", [False, True])
+def test_hooks_of_calibration_see_nothing(counter, by_data):
+    """Whether the copy runs without data or, as its shapes depend on them, for real."""
+    seen = []
+    model = nn.Sequential(nn.Linear(8, 4), Compute(lambda w, x: x[x[:, 0] > -9] if by_data else x))
+    model[0].register_forward_hook(lambda a, i, o: seen.append(o))
+    model[0].register_forward_hook(lambda a, i, k, o: seen.append(o), with_kwargs=True, always_call=True)
+    model.register_forward_hook(functools.partial(outside, seen))
+    x = torch.randn(3, 8)
+    assert counter(model, x) == counter(copy.deepcopy(model), x)
+    assert seen == []
+    model(x)
+    assert len(seen) == 3
+
+
+def test_hooks_that_are_copied_with_the_model_run():
+    model = Watch()
+    assert count(model, x3_8).macs == 3 * 8 * 8 + 3 * 3 * 8
+    assert model.seen == []
+
+
+def history(kind):
+    """Models that hold a tensor with a history of gradients."""
+    model = nn.Sequential(nn.Linear(8, 8), Compute(lambda w, x: x[x[:, 0] > -1e9] @ w))
+    if kind == "pruned":
+        prune.l1_unstructured(model[0], "weight", 0.5)
+    elif kind == "normalized":
+        with pytest.warns(FutureWarning):
+            nn.utils.weight_norm(model[0])
+    else:
+        model.cache = {"last": [model[0](x3_8)]}
+    return model
+
+
+@pytest.mark.parametrize("kind", ["pruned", "normalized", "cached"])
+def test_models_that_hold_tensors_with_a_history(kind):
+    model = history(kind)
+    before = model[0].weight
+    assert count(model, x3_8).macs == count(model[0], x3_8).macs + 3 * 8 * 8 == 2 * 3 * 8 * 8
+    assert thop_profile(model, x3_8)[0] == 3 * 8 * 8
+    assert model[0].weight is before
+
+
+def test_data_of_a_model_are_not_copied():
+    model, x = nn.Linear(1024, 1024), torch.zeros(1, 1024)
+    count(model, x)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        count(model, x)
+    allocated = sum(max(event.self_cpu_memory_usage, 0) for event in profile.events())
+    assert allocated < 4 * 1024 * 1024 / 2
+
+
 def test_the_comparison_itself_sees_a_trace():
     x = torch.zeros(2, 3, 8, 8)
     for disturb in (
@@ -691,6 +807,10 @@ def test_the_comparison_itself_sees_a_trace():
 )
 def test_thops_own_numbers(name, expected):
     assert thop_profile(models.backbone(name), torch.zeros(1, 3, 224, 224)) == expected
+
+
+def test_thop_finds_no_parameters_in_a_bare_layer():
+    assert thop_profile(nn.Linear(8, 4), x3_8) == (3 * 8 * 4, 0)
 
 
 def test_thop_misses_what_is_no_known_module():
@@ -726,6 +846,9 @@ def test_a_quarter_of_the_bits_is_four_times_the_intensity():
 def test_nothing_moved_has_no_intensity():
     cost = count(Compute(lambda w, x: x @ x.mT), torch.zeros(0, 3))
     assert (cost.macs, cost.bytes(8), cost.intensity(8), cost.layers[0].intensity(8)) == (0, 0, 0.0, 0.0)
+    idle = roofline(count(nn.ReLU(), x3_8), Machine(1.0, 1.0)).seconds
+    assert isinstance(idle, float)
+    assert idle == 0
 
 
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2", "vit_b_16"])
@@ -833,6 +956,15 @@ LINEAR = count(nn.Linear(3, 4), torch.zeros(2, 3))
         ("inputs: need the model's inputs, got none", lambda: count(nn.Linear(8, 8))),
         ("inputs: need the model's inputs, got none", lambda: thop_profile(nn.Linear(8, 8))),
         *(
+            (message, lambda counter=counter, model=model, x=x: counter(model, x))
+            for counter in (count, thop_profile)
+            for message, model, x in (
+                ("inputs: on meta", nn.Linear(8, 8), x3_8.to("meta")),
+                (r"model: has uninitialized \(lazy\) parameters; run it once", nn.LazyLinear(8), x3_8),
+            )
+        ),
+        ("path: need a path, got None", lambda: LINEAR.to_csv(None)),
+        *(
             (rf"bits: need a Python integer >= 1, got {bits}", lambda call=call, bits=bits: call(bits))
             for bits in (0, -8, 8.0, True, None, math.nan)
             for call in (LINEAR.bytes, LINEAR.weight_bytes, LINEAR.intensity, LINEAR.table, LINEAR.layers[0].bytes)
@@ -847,6 +979,7 @@ LINEAR = count(nn.Linear(3, 4), torch.zeros(2, 3))
         ),
         ("bits: need a Python integer", lambda: Machine(1.0, 1.0, bits=8.0)),
         ("intensity: need a number >= 0", lambda: Machine(1.0, 1.0).attainable(-1)),
+        ("intensity: need a number >= 0, got 'a'", lambda: Machine(1.0, 1.0).attainable("a")),
         ("intensity: need a number >= 0", lambda: Machine(1.0, 1.0).attainable(math.nan)),
         ("cost: need a Cost", lambda: roofline(nn.Linear(1, 1), Machine(1.0, 1.0))),
         ("machine: need a Machine", lambda: roofline(LINEAR, 1e9)),

@@ -237,6 +237,24 @@ def test_every_broken_gzip_is_refused(file):
         read_idx(file(bytes(damaged)))
 
 
+def test_a_side_of_zero_is_named(file):
+    with pytest.raises(ValueError, match=r"has shape \(3, 0\); need sides of at least 1"):
+        read_idx(file(idx(0x08, (3, 0), [])))
+
+
+@pytest.mark.parametrize("read", [read_idx, read_cifar])
+@pytest.mark.parametrize("path", [None, 3, b"file"])
+def test_what_is_no_path(read, path):
+    with pytest.raises(ValueError, match=f"path: need a str or an os.PathLike, got a {type(path).__name__}"):
+        read(path)
+
+
+def test_cifar_may_be_gzipped(file):
+    content = bytes([9]) + bytes(range(256)) * 12
+    plain, packed = read_cifar(file(content)), read_cifar(file(gzip.compress(content)))
+    assert all(torch.equal(a, b) for a, b in zip(plain, packed, strict=True))
+
+
 @pytest.mark.parametrize("read", [read_idx, read_cifar])
 def test_missing_files(read, tmp_path):
     with pytest.raises(FileNotFoundError):

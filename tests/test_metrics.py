@@ -75,6 +75,43 @@ def test_sqnr_is_a_ratio():
         sqnr(torch.zeros(3), torch.ones(3))
 
 
+@pytest.mark.parametrize("power", [-1000, -600, 600, 1020])
+def test_sqnr_does_not_depend_on_the_unit(power):
+    """Squares of these pass both ends of float64; the ratio does not."""
+    x, y = (torch.randn(50, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in (0, 1))
+    assert sqnr(x * 2.0**power, y * 2.0**power) == pytest.approx(sqnr(x, y), rel=1e-12)
+
+
+def test_squares_and_differences_beyond_float64_are_refused():
+    huge = torch.tensor([1e200, 0.0], dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"x, y: need squares .* got a difference of 1e\+200: scale both down"):
+        mse(huge, 0 * huge)
+    assert mse(huge, huge) == 0
+    end = torch.tensor([1.5e308], dtype=torch.float64)
+    for function in (mse, sqnr, lambda x, y: compare({"a": (x, y)})):
+        with pytest.raises(ValueError, match=r"need differences within float64, got values up to 1\.5e\+308"):
+            function(end, -end)
+
+
+def test_truth_values_count_as_0_and_1():
+    a, b = torch.tensor([True, False, True, True]), torch.tensor([True, True, False, True])
+    assert mse(a, b) == mse(a.float(), b.float()) == 0.5
+    assert compare({"a": (a, b)}).rows[0].exact == 2
+
+
+def test_zeros_are_counted():
+    for function in (sqnr, cosine):
+        with pytest.raises(ValueError, match=r"x: need a value other than zero.*, got 3 zeros"):
+            function(torch.zeros(3), torch.ones(3))
+
+
+def test_numpy_numbers_serve():
+    x = torch.tensor([1.0, 2.0])
+    assert compare({"a": [x, x + 1]}, step=np.float32(1)).rows[0].within == 2
+    right, ids = torch.tensor([True, False, True]), torch.tensor([0, 0, 1])
+    assert accuracy(right, ids, np.int64(50), np.uint8(7)) == accuracy(right, ids, 50, 7)
+
+
 def test_a_bit_is_six_decibels():
     x = torch.rand(200_000, generator=torch.Generator().manual_seed(0)) * 2 - 1
     found = [sqnr(x, fake_quantize(x, choose_qparams(-1.0, 1.0, d, symmetric=False))) for d in (INT2, INT4, INT8)]
@@ -203,8 +240,11 @@ def test_bad_histograms(p, message):
         (torch.ones(6), torch.ones(2, 3), r"y: need the shape of x, \(6,\), got \(2, 3\)"),
         (torch.ones(0), torch.ones(0), "x: need at least one value"),
         (torch.ones(2), torch.tensor([math.inf, 1.0]), "y: 1 of 2 values are NaN or infinite"),
-        (torch.tensor([True]), torch.ones(1), "x: need floating-point values, got torch.bool"),
-        (torch.tensor([2**53 + 1]), torch.ones(1), r"x: need integers below 2\*\*53"),
+        (torch.tensor([1j]), torch.ones(1), "x: need floating-point values, got torch.complex64"),
+        (torch.tensor([2**53 + 1]), torch.ones(1), r"x: need integers below 2\*\*53.*got one of about 9\.0"),
+        (torch.ones(1, device="meta"), torch.ones(1), "x: need a dense tensor with data, got one on the meta device"),
+        (torch.ones(2), torch.eye(2).to_sparse()[0], "y: need a dense tensor with data, got .*sparse_coo"),
+        (torch.ones(2), torch.ones(2, dtype=torch.int8, device="meta"), "y: need a dense tensor with data"),
     ],
 )
 def test_bad_tensors(function, x, y, message):
@@ -257,6 +297,11 @@ def test_a_printed_line():
         ({"a": (torch.ones(1), torch.ones(1))}, math.nan, "step: .* got nan"),
         ({"a": (torch.ones(1), torch.ones(1))}, "1", "step: .* got '1'"),
         ({"a": (torch.ones(1), torch.ones(1))}, True, "step: .* got True"),
+        ([(torch.ones(1), torch.ones(1))], 1, "tensors: need a dict of names and pairs, got a list"),
+        ({1: (torch.ones(1), torch.ones(1))}, 1, "tensors: need names that are strings, got 1"),
+        ({"a": torch.ones(2, 3)}, 1, "a: need a tuple of two tensors, got a Tensor"),
+        ({"a": (torch.ones(1),)}, 1, "a: need a tuple of two tensors, got a tuple of 1"),
+        ({"a": "xy"}, 1, "a: need a tuple of two tensors, got a str"),
     ],
 )
 def test_bad_comparisons(tensors, step, message):
@@ -364,9 +409,9 @@ RIGHT, IDS = torch.tensor([True, False, True]), torch.tensor([0, 0, 1])
         ({"clusters": RIGHT}, "clusters: need a tensor of integers, got torch.bool"),
         ({"clusters": torch.tensor([0, 1])}, r"clusters: need one an image, shape \(3,\), got \(2,\)"),
         ({"clusters": torch.tensor([4, 4, 4])}, "clusters: need at least two"),
-        ({"resamples": 1}, "resamples: need an integer of at least 2, got 1"),
+        ({"resamples": 1}, "resamples: need an integer from 2 to .*, got 1"),
         ({"resamples": 10.0}, "resamples: .* got 10.0"),
-        ({"seed": -1}, r"seed: need an integer from 0 to 2\*\*63 - 1, got -1"),
+        ({"seed": -1}, "seed: need an integer from 0 to 9223372036854775807, got -1"),
         ({"seed": None}, "seed: .* got None"),
     ],
 )

@@ -4,6 +4,7 @@ import csv
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -209,8 +210,13 @@ def test_seeds_are_different_nets():
 
 @pytest.mark.parametrize("seed", [-1, SEEDS, 0.0, "0", True, None])
 def test_other_seeds_are_refused(seed):
-    with pytest.raises(ValueError, match=r"seed: need one of 0\.\.4, got"):
+    with pytest.raises(ValueError, match="seed: need an integer from 0 to 4, got"):
         load("plain", seed)
+
+
+def test_a_seed_may_be_numpys():
+    one, other = load("mlp", np.int64(2)).state_dict(), load("mlp", 2).state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in other)
 
 
 @pytest.mark.parametrize("function", [build, load, backbone])

@@ -150,6 +150,19 @@ def test_public_names_have_docstrings(name: str) -> None:
     assert not bare
 
 
+def test_chapters_that_docstrings_name_exist() -> None:
+    """Each as it is titled: "Chapter: *X*", "in the chapters *X* and *Y*", "on the page *X*"."""
+    books = sorted((ROOT / "book").glob("*.ipynb"))
+    titles = {prose.load(path)[0]["source"].splitlines()[0].removeprefix("# ") for path in books}
+    assert "Fixed point" in titles
+    unknown = set()
+    for path in sorted((ROOT / "quantcourse").glob("*.py")):
+        source = " ".join(path.read_text("utf8").split())
+        for names in re.findall(r"\b(?:[Cc]hapters?:?|pages?) (\*[^.;)]*)", source):
+            unknown |= {(path.name, name) for name in re.findall(r"\*([^*]+)\*", names) if name not in titles}
+    assert not unknown
+
+
 def test_chapters_import_only_public_names() -> None:
     """A reader may use whatever a chapter uses."""
     for path in sorted((ROOT / "book").rglob("*.ipynb")):
