@@ -931,3 +931,25 @@ def test_eight_weights_at_four_bits():
     assert float(affine.scale) == np.float32(5 / 15)
     totals = [float((w - fake_quantize(w, qp)).abs().sum()) for qp in (symmetric, affine)]
     assert totals == pytest.approx([0.643, 0.800], abs=5e-4)
+
+
+def test_largest_code_just_above_the_limit_saturates():
+    qp = QParams(HUGE / 2**16 * 1.5, 0, UINT16)
+    assert dequantize(torch.tensor([65535]), qp).item() == HUGE
+    assert fake_quantize(torch.tensor([HUGE]), qp).item() == HUGE
+
+
+def test_stochastic_rounding_never_moves_a_whole_number(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda shape, **options: torch.zeros(shape))
+    assert quantize(torch.tensor([-2.0, 0.0, 0.5, 3.0]), QParams(1.0, 0, INT8), "stochastic").tolist() == [-2, 0, 1, 3]
+
+
+def test_stochastic_draws_have_the_precision_of_x(monkeypatch):
+    real, asked = torch.rand, []
+    monkeypatch.setattr(torch, "rand", lambda *a, **k: asked.append(k.get("dtype")) or real(*a, **k))
+    quantize(torch.ones(2, dtype=torch.float64), QParams(1.0, 0, INT8), "stochastic")
+    assert asked == [torch.float64]
+
+
+def test_a_step_that_rounds_to_the_largest_float_is_held():
+    assert float(choose_qparams(0.0, HUGE * (1 + 2.0**-26), UINT1, symmetric=False).scale) == HUGE

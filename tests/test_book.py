@@ -524,3 +524,48 @@ def test_banned_words_are_seen(bad: str) -> None:
 @pytest.mark.parametrize("good", ["and/or", "framework/x", "https://a.example/home/x", "TO DO"])
 def test_other_words_are_not_banned(good: str) -> None:
     assert not BANNED.search(good)
+
+
+# The chapters among each other
+
+ORDER = [path.stem for path in CHAPTERS]
+PARTS = {p["caption"]: [Path(c["file"]).stem for c in p["chapters"]] for p in TOC["parts"] if p.get("numbered")}
+
+
+def test_map_and_list_name_the_chapters_of_each_part_in_order():
+    stored = (BOOK / "index.md").read_text("utf8")
+    listed = {m[1]: re.findall(r"\{doc\}`(\w+)`", m[2]) for m in re.finditer(r"(?m)^\d+\. \*\*(.+?)[.*](.*)$", stored)}
+    assert {part: chapters for part, chapters in listed.items() if chapters} == PARTS
+    boxes = re.findall(r'(?s)<g class="qc-ready">(.*?)</g>', stored)
+    drawn = {re.search(r"<text[^>]*>(.*?)</text>", b)[1]: re.findall(r'href="(\w+)\.html"', b) for b in boxes}
+    assert drawn == PARTS
+    for link, label in re.findall(r'<a href="(\w+)\.html"><text[^>]*>(.*?)</text></a>', stored):
+        assert label.lower().replace(" ", "_")[:5] == link[:5], (link, label)
+
+
+@each_chapter
+def test_what_a_chapter_needs_comes_before_it_and_next_after(path):
+    cells = prose.markdown(prose.load(path))
+    need = re.search(r"(?s)\*\*You need\*\*(.*?)\*\*Time\*\*", cells[0])[1]
+    assert {d for d in re.findall(r"\{doc\}`(\w+)`", need) if d in ORDER} <= set(ORDER[: ORDER.index(path.stem)])
+    following = ORDER[ORDER.index(path.stem) + 1 :]
+    for nxt in re.findall(r"(?m)^(?:- )?Next: \{doc\}`(\w+)`", "\n".join(cells)):
+        assert nxt in following[:1]
+
+
+def test_api_page_lists_every_module():
+    modules = {p.stem for p in (ROOT / "quantcourse").glob("*.py") if p.stem[0] != "_"}
+    assert set(re.findall(r"automodule:: quantcourse\.(\w+)", (BOOK / "api.md").read_text("utf8"))) == modules
+
+
+@each_notebook
+def test_tags_are_known(path):
+    assert {t for c in prose.load(path) for t in prose.tags(c)} <= {"source", "nbval-ignore-output"}
+
+
+@each_chapter
+def test_solutions_print_something_that_is_compared(path):
+    (content,) = [c for title, c in sections(prose.load(path)) if title == "Exercises"]
+    for cell in content:
+        if cell["cell_type"] == "code":
+            assert prose.output_text([cell]).strip(), cell["source"].splitlines()[0]

@@ -589,3 +589,22 @@ def test_the_largest_sums_that_fit():
 
 def test_no_inputs_no_outputs():
     assert shift_linear(torch.zeros(0, 3, dtype=torch.int8), W).shape == (0, 2)
+
+
+def test_mean_of_the_largest_floats():
+    assert binarize(torch.full((4,), 3e38), axis=None).scale.item() == torch.tensor(3e38).item()
+
+
+def test_sum_of_exactly_two_to_the_63():
+    with pytest.raises(ValueError, match="q: sums of 2 values up to 4294967296 pass int64"):
+        shift_linear(torch.full((1, 2), 2**32), log2_quantize(torch.ones(1, 2), 6))
+
+
+def test_levels_near_the_largest_float():
+    w = torch.tensor([2e38, 3e38, 2e38, 3e38])
+    assert torch.equal(kmeans_quantize(w, 1).dequantize(), w)
+
+
+def test_codes_above_127_in_a_table_that_is_not_full():
+    w = torch.arange(200.0)
+    assert torch.equal(kmeans_quantize(w, 8).dequantize(), w)

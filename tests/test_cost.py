@@ -3,8 +3,10 @@
 import copy
 import csv
 import functools
+import logging
 import math
 import random
+import sys
 import warnings
 from fractions import Fraction
 
@@ -1027,3 +1029,40 @@ def test_records_cannot_be_changed():
     assert len({LINEAR, count(nn.Linear(3, 4), torch.zeros(2, 3))}) == 1
     assert isinstance(LINEAR, Cost)
     assert isinstance(LINEAR.layers[0], Layer)
+
+
+def test_transposed_depthwise():
+    (layer,) = count(nn.ConvTranspose2d(4, 4, 2, groups=4), torch.zeros(1, 4, 3, 3)).layers
+    assert (layer.op, layer.macs) == ("depthwise", 4 * 9 * 4)
+
+
+def test_nothing_expanded_is_nothing():
+    (layer,) = count(Compute(lambda w, x: torch.bmm(x, w.expand(0, 8, 8))), torch.zeros(0, 5, 8)).layers
+    assert (layer.weights, layer.inputs, layer.bytes(8)) == (0, 0, 0)
+
+
+def test_a_silenced_log_stays_silenced():
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        count(nn.Linear(2, 2), torch.zeros(1, 2))
+        assert log.disabled
+    finally:
+        log.disabled = before
+
+
+def test_without_thop(monkeypatch):
+    monkeypatch.setitem(sys.modules, "thop", None)
+    with pytest.raises(ImportError, match="pip install thop setuptools"):
+        thop_profile(nn.Linear(2, 2), torch.zeros(1, 2))
+
+
+def test_uncounted_are_sorted():
+    cost = count(Compute(lambda w, x: torch.fft.fft(torch.linalg.svdvals(x @ w))), torch.randn(3, 8))
+    assert len(cost.uncounted) == 2 and list(cost.uncounted) == sorted(cost.uncounted)
+
+
+def test_parameters_elsewhere_are_the_rest():
+    model = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8))
+    (line,) = [x for x in count(model, torch.zeros(3, 8)).table().splitlines() if "elsewhere" in x]
+    assert line.split() == ["parameters", "elsewhere", "16"]

@@ -314,3 +314,17 @@ def test_cifar_of_another_length_is_refused(file, pixels):
     for content in [b"", whole[:-1], whole + b"\0\0", whole[: 2 * 3073 + 1], whole[:100]]:
         with pytest.raises(ValueError, match="records of 3073, of CIFAR-100 of 3074"):
             read_cifar(file(content))
+
+
+def test_idx_of_too_many_axes(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(bytes([0, 0, 8, 65]) + 65 * bytes([0, 0, 0, 1]) + b"\7")
+    with pytest.raises(ValueError, match="path: "):
+        read_idx(path)
+
+
+def test_cifar_with_an_impossible_label_at_the_end(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(bytes(150 * 3073) + bytes([10]) + bytes(3072))
+    with pytest.raises(ValueError, match="impossible labels"):
+        read_cifar(path)

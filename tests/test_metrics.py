@@ -437,3 +437,45 @@ def test_the_gpu_measures_the_same():
     assert error_split(x.cuda(), qp) == pytest.approx(error_split(x, qp), rel=1e-12)
     correct, clusters = correlated(0)
     assert accuracy(correct.cuda(), clusters.cuda()) == accuracy(correct, clusters)
+
+
+def test_history_of_tensors_is_no_matter():
+    x, y = torch.rand(3).requires_grad_(), torch.tensor([1.0, 2.0, 4.0])
+    for function in (mse, sqnr, cosine, kl_divergence):
+        function(x, y), function(y, x)
+    error_split(x, QParams(0.5, 0, INT8))
+    paired_difference(x, y, torch.tensor([0, 1, 2]))
+    compare({"x": (x, y)})
+
+
+def test_error_of_two_draws():
+    """Of two images one right: means of 0, 1/2 and 1, so a standard deviation of 0, 1/2 or 1 over sqrt(2)."""
+    right, ids = torch.tensor([True, False]), torch.tensor([0, 1])
+    found = {round(accuracy(right, ids, resamples=2, seed=s)[1], 6) for s in range(20)}
+    assert found == {0.0, round(0.5**1.5, 6), round(0.5**0.5, 6)}
+
+
+def test_seeds_end():
+    with pytest.raises(ValueError, match="seed: need an integer from 0"):
+        accuracy(torch.tensor([True, False]), torch.tensor([0, 1]), seed=2**63)
+    accuracy(torch.tensor([True, False]), torch.tensor([0, 1]), resamples=2, seed=2**63 - 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.uint16])
+def test_clusters_of_other_types(dtype):
+    with pytest.raises(ValueError, match="clusters: need a tensor of integers, got"):
+        accuracy(torch.tensor([True, False]), torch.tensor([0, 1]).to(dtype))
+
+
+def test_no_integers():
+    empty = torch.zeros(0, dtype=torch.int64)
+    with pytest.raises(ValueError, match="x: need at least one value"):
+        mse(empty, empty)
+
+
+def test_bootstrap_leaves_the_generator_alone():
+    with torch.random.fork_rng():
+        torch.manual_seed(123)
+        before = torch.get_rng_state()
+        accuracy(torch.tensor([True, False]), torch.tensor([0, 1]), resamples=50)
+        assert torch.equal(torch.get_rng_state(), before)

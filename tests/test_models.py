@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -284,3 +285,42 @@ def test_folder_holds_what_is_listed_and_no_more():
     listed = {line.split()[1] for line in (FOLDER / "SHA256SUMS").read_text().splitlines()}
     assert listed == expected
     assert {path.name for path in FOLDER.iterdir()} == expected | {"SHA256SUMS", "accuracy.csv", "trials.csv"}
+
+
+def graph(name):
+    with torch.device("meta"):
+        net = models.backbone(name).eval()
+        return net, list(torch.fx.symbolic_trace(net).graph.nodes)
+
+
+@pytest.mark.parametrize(
+    ("name", "sums"), [("resnet18", 8), ("resnet34", 16), ("resnet50", 16), ("resnet101", 33), ("mobilenet_v2", 10)]
+)
+def test_shortcuts_are_added(name, sums):
+    assert sum("add" in str(node.target) for node in graph(name)[1] if node.op == "call_function") == sums
+
+
+def test_what_parameters_and_products_do_not_show():
+    def kinds(net, kind):
+        return [m for m in net.modules() if type(m) is kind]
+
+    net, _ = graph("mobilenet_v2")
+    assert (len(kinds(net, nn.ReLU6)), len(kinds(net, nn.ReLU))) == (35, 0)
+    assert [m.p for m in kinds(net, nn.Dropout)] == [0.2]
+    net, nodes = graph("densenet121")
+    assert (len(kinds(net, nn.AvgPool2d)), len(kinds(net, nn.MaxPool2d))) == (3, 1)
+    cats = [node for node in nodes if node.target is torch.cat]
+    assert len(cats) == 58
+    assert all(new in old.users or old.name not in str(new) for old, new in (c.args[0] for c in cats))
+    assert all(c.args[0][1].target.endswith("body.5") for c in cats)  # what is new comes last
+    net, nodes = graph("squeezenet1_1")
+    assert all(m.ceil_mode for m in kinds(net, nn.MaxPool2d))
+    assert all(
+        ".one." in a.target and ".three." in b.target for a, b in (n.args[0] for n in nodes if n.target is torch.cat)
+    )
+    net, nodes = graph("vit_b_16")
+    assert {m.eps for m in kinds(net, nn.LayerNorm)} == {1e-6}
+    assert {m.eps for m in kinds(models.build("vit"), nn.LayerNorm)} == {1e-5}
+    assert [n.args[1] for n in nodes if "getitem" in str(n.target) and isinstance(n.args[1], tuple)] == [
+        (slice(None), 0)
+    ]
