@@ -589,15 +589,19 @@ def test_clip_range_by_dragging(drag: Callable[..., None], width: int, open_page
     held = page.evaluate("document.activeElement.getAttribute('aria-label')")
     assert held == "High end of the range", "what is dragged has the focus"
     # One end does not pass the other.
-    drag(page, grip(box, "High"), (left - 10, y))
+    high_end = grip(box, "High")
+    drag(page, high_end, (left - 10, high_end[1]))
     assert ends_of(box)[0] == ends_of(box)[1]
     box.get_by_role("button", name="min-max").click()
     box.get_by_label("Scheme").select_option("symmetric")
-    drag(page, grip(box, "Low"), ((left + middle) / 2, y))
+    # Choosing may have scrolled the page, and a touch that slants scrolls it: so the height of the grip as it is now.
+    low_end = grip(box, "Low")
+    drag(page, low_end, ((left + middle) / 2, low_end[1]))
     now = ends_of(box)
     assert now[0] == -now[1] == pytest.approx(low / 2, rel=0.05), "a symmetric range mirrors"
     assert grip(box, "Low")[0] + grip(box, "High")[0] == pytest.approx(2 * middle, abs=1)
-    drag(page, grip(box, "High"), (right, y))
+    high_end = grip(box, "High")
+    drag(page, high_end, (right, high_end[1]))
     assert ends_of(box)[0] == -ends_of(box)[1] == pytest.approx(low, rel=0.02)
     # One-sided data leave half of a symmetric range empty, and the picture shows that half too.
     box.get_by_label("Data").select_option("after a ReLU")
