@@ -7,6 +7,8 @@
  *   float-bits    flip the bits of a float, or type a number and see it rounded
  *   fixed-point   choose a Q-format, move a number, compare saturation with wrap-around
  *   clip-range    drag a clipping range over a histogram, weigh clipping against rounding error
+ *   multiplier    split a multiplier into an integer and a shift, multiply by it in three ways of rounding
+ *   thresholds    six observers on one histogram, and what one outlier does to each
  */
 (() => {
 "use strict";
@@ -273,6 +275,177 @@ const drawn = {};
 
 /** The values of a data set in float32; computed once. */
 const sample = name => drawn[name] ??= Float32Array.from(samples[name]());
+
+/* ---------- the integer multiplier ---------- */
+
+/** x >= 0 as [m0, shift], near m0 * 2**(shift - 31), as quantcourse.integer; null beyond 2**30. Fewer bits leave zeros. */
+function quantizeMultiplier(x, bits = 32) {
+  let shift = x === 0 ? 0 : leading(x) + 1;
+  if (x === 0 || shift < -32) return [0n, 0];
+  if (shift > 30) return null;
+  let m0 = BigInt(Math.floor(x * power(-shift) * 2 ** (bits - 1) + 0.5)) << BigInt(32 - bits);
+  if (m0 === 1n << 31n) { m0 >>= 1n; shift += 1; } // the fraction was rounded up to one
+  return shift > 30 ? null : shift < -31 ? [0n, 0] : [m0, shift];
+}
+
+const fitsInt32 = n => n === BigInt.asIntN(32, n);
+
+/** acc * m0 * 2**(shift - 31) as an integer: every [operation, value], the result last; BigInt, but for "float". */
+const multiplySteps = {
+  "double": (acc, m0, shift) => {
+    const up = BigInt(Math.max(shift, 0)), down = BigInt(Math.max(-shift, 0)), list = [];
+    if (up) list.push([`acc × 2^${up}`, acc << up]);
+    const product = (acc << up) * m0, near = product + (1n << 30n), high = near >> 31n;
+    list.push([`${up ? "this" : "acc"} × M0`, product], ["+ 2^30", near], [">> 31", high]);
+    if (!down) return list;
+    const half = 1n << (down - 1n), away = high < 0n ? -half : half; // half away from zero
+    const size = (high < 0n ? -high : high) + half >> down;
+    list.push([`${away < 0n ? "−" : "+"} 2^${down - 1n}`, high + away], [`/ 2^${down}, toward zero`, high < 0n ? -size : size]);
+    return list;
+  },
+  "single": (acc, m0, shift) => {
+    const t = BigInt(31 - shift), product = acc * m0, near = product + (1n << (t - 1n));
+    return [["acc × M0", product], [`+ 2^${t - 1n}`, near], [`>> ${t}`, near >> t]];
+  },
+  "float": (acc, m0, shift) => {
+    const a = Math.fround(Number(acc)), m = Math.fround(Number(m0) * power(shift - 31)), product = Math.fround(a * m);
+    return [["acc in FP32", a], ["M in FP32", m], ["product in FP32", product], ["ties to even", roundEven(product) + 0]];
+  },
+};
+
+/** acc times the multiplier as quantcourse.integer rounds it; null where INT32 is left. */
+function multiplyByQuantizedMultiplier(acc, m0, shift, rounding = "double") {
+  const steps = multiplySteps[rounding](acc, m0, shift), result = BigInt(steps.at(-1)[1]);
+  return fitsInt32(result) && (rounding !== "double" || fitsInt32(acc << BigInt(Math.max(shift, 0)))) ? result : null;
+}
+
+/* ---------- observers ---------- */
+
+const outliersAmong = (n, share, scale, far) => [...normalQuantiles(n - share).map(z => scale * z), ...normalQuantiles(share).map(z => far * z)];
+const laplaceQuantile = p => p < 0.5 ? Math.log(2 * p) : -Math.log(2 * (1 - p));
+
+// 32,000 values each, observed in 16 batches of 2000
+const observed = 32000, batchCount = 16, outlierAt = 16008;
+const activations = {
+  "bell curve": () => normalQuantiles(observed),
+  "bell curve with outliers": () => outliersAmong(observed, 320, 1, 5),
+  "heavy tails": () => Array.from({ length: observed }, (_, i) => laplaceQuantile((i + 0.5) / observed)),
+  "after a ReLU": () => normalQuantiles(observed).map(z => Math.max(0, z)),
+  "after a GELU": () => normalQuantiles(observed).map(z => 2 * z * normalBelow(2 * z)),
+  "lognormal": () => normalQuantiles(observed).map(Math.exp),
+};
+const recorded = {};
+
+/** The values of a data set in float32, with one of them, in the ninth batch, put at `outlier`. */
+function activation(name, outlier = null) {
+  const values = recorded[name] ??= Float32Array.from(activations[name]());
+  if (outlier === null) return values;
+  const changed = values.slice();
+  changed[outlierAt] = outlier;
+  return changed;
+}
+
+/** Every sixteenth value from the first on, from the second on, and so on. */
+const batches = values => Array.from({ length: batchCount }, (_, b) => values.filter((_, i) => i % batchCount === b));
+
+function ends(values) {
+  let low = Infinity, high = -Infinity;
+  for (const x of values) { low = Math.min(low, x); high = Math.max(high, x); }
+  return [low, high];
+}
+
+/** Counts of the zeros, then of the magnitudes in bins that hold their upper edge: the first batch fixes the width. */
+function magnitudes(parts, bins = 2048) {
+  const [low, high] = ends(parts[0]), width = Math.fround(Math.max(-low, high) / bins), counts = Array(1 + bins).fill(0);
+  for (const values of parts) for (const x of values) {
+    const slot = Math.ceil(Math.fround(Math.abs(x) / width));
+    while (counts.length <= slot) counts.push(0); // a larger value appends bins
+    counts[slot] += 1;
+  }
+  return { counts, width };
+}
+
+/** Sums of the first 0, 1, 2, ... values. */
+function cumulated(values) {
+  const sums = new Float64Array(values.length + 1);
+  for (let i = 0; i < values.length; i++) sums[i + 1] = sums[i] + values[i];
+  return sums;
+}
+
+// From counts as of `magnitudes` each of these makes a threshold, in widths of a bin, as quantcourse.calibrate.
+
+/** The magnitude that p percent of the values do not exceed, between the upper edges of two bins. */
+function percentileEdge(counts, p) {
+  const below = cumulated(counts).subarray(1), last = below.at(-1) - 1, h = last * p / 100, rank = Math.floor(h);
+  const [edge, following] = [rank, Math.min(rank + 1, last)].map(r => below.findIndex(count => count > r));
+  return edge + (h - rank) * (following - edge);
+}
+
+/** Of i bins, averaged in `levels` groups, how far they are from the same bins with the tail in the last; the least i. */
+function entropyEdge(counts, levels) {
+  const c = Float64Array.from(counts.slice(1)), xLogX = x => x > 0 ? x * Math.log(x) : 0;
+  c[0] = c[1]; // zeros are exact anyway, and there may be many
+  const below = cumulated(c), filled = cumulated(c.map(x => x > 0 ? 1 : 0)), self = cumulated(c.map(xLogX)), total = below[c.length];
+  const divergences = [];
+  for (let i = levels; i <= c.length; i++) {
+    const tail = total - below[i];
+    let cross = 0, logShare = 0, from = 0;
+    for (let level = 1; level <= levels; level++) {
+      const to = Math.ceil(i * level / levels), sum = below[to] - below[from];
+      logShare = sum > 0 ? Math.log(sum / (filled[to] - filled[from])) : 0;
+      cross += sum * logShare;
+      from = to;
+    }
+    const lost = below[i] === 0 || tail > 0 && c[i - 1] === 0; // no share for what is counted
+    divergences.push(lost ? Infinity : (self[i - 1] + xLogX(c[i - 1] + tail) - cross - tail * logShare) / total + Math.log(below[i] / total));
+  }
+  const least = divergences.reduce((a, b) => Math.min(a, b));
+  return levels + divergences.findLastIndex(d => d <= least + 1e-12);
+}
+
+/** The edge with the least squared error, of values spread evenly in their bins. */
+function mseEdge(counts, levels) {
+  const c = counts.slice(1), below = cumulated(c), table = cumulated(c.map((count, k) => below[k] + count / 2)), total = below[c.length];
+  const sum = term => c.reduce((all, count, k) => all + count * term(k), 0), first = sum(k => k + 0.5), second = sum(k => k * (k + 1) + 1 / 3);
+  let best = 1, least = Infinity;
+  for (let i = 1; i <= c.length; i++) {
+    const step = i / (levels - 1);
+    let saved = 0; // by the values that go to a level below the top
+    for (let j = 1; j < levels; j++) {
+      const u = step * (j - 0.5), k = Math.floor(u), f = u - k;
+      saved += table[k] + f * (below[k] + c[k] * f / 2);
+    }
+    const error = Math.max(0, (second - 2 * i * first + i * i * total - 2 * step * saved) / total);
+    if (error < least) { least = error; best = i; }
+  }
+  return best;
+}
+
+/** Codes for a step, the best step for the codes, and so on: MNN's start, and a bin counts as its centre. */
+function admmEdge(counts, levels) {
+  const c = counts.slice(1);
+  let step = (c.findLastIndex(count => count > 0) + 1) / (1.25 * (levels - 1));
+  for (let turn = 0, before; turn < 1000 && step !== before; turn++) {
+    let up = 0, down = 0;
+    c.forEach((count, k) => {
+      const q = Math.min(levels - 1, roundEven((k + 0.5) / step));
+      up += count * (k + 0.5) * q;
+      down += count * q * q;
+    });
+    before = step;
+    step = up / down;
+  }
+  return step * (levels - 1);
+}
+
+/** The threshold of each observer after all batches: the larger end of its range. */
+function thresholds(values, levels, p) {
+  const parts = batches(values), { counts, width } = magnitudes(parts), larger = ([low, high]) => Math.max(-low, high), largest = larger(ends(values));
+  const average = parts.map(ends).reduce((before, now) => now.map((x, i) => Math.fround(before[i] + Math.fround(Math.fround(0.01) * Math.fround(x - before[i])))));
+  const at = edge => Math.fround(Math.min(edge * width, largest));
+  return { "min-max": largest, "moving average": larger(average), "percentile": at(percentileEdge(counts, p)),
+    "entropy": at(entropyEdge(counts, levels)), "MSE": at(mseEdge(counts, levels)), "ADMM": at(admmEdge(counts, levels)) };
+}
 
 /* ---------- drawing ---------- */
 
@@ -662,11 +835,192 @@ function clipRange(root) {
   changeData();
 }
 
+function multiplier(root) {
+  const ways = {
+    "double": ["Rounded twice", "gemmlowp: the high half of the product, then a shift"],
+    "single": ["Rounded once", "later TensorFlow Lite: one shift by 31 − shift bits"],
+    "float": ["In FP32", "ONNX Runtime: a product of floats"],
+  };
+  const examples = [["a layer", "0.0072474273", "12345"], ["one half", "0.5", "5"], ["one quarter", "0.25", "1"], ["above one", "1.5", "-20"],
+    ["rounded up to one", "0.99999999999", "1000"], ["a large sum", "0.0123456789", "2000000001"], ["too small", "1e-10", "2147483647"]];
+  const entry = (value, more) => h("input", { type: "text", inputmode: "text", autocomplete: "off", spellcheck: "false", value, oninput: show, ...more });
+  const number = entry(root.dataset.multiplier || "0.0072474273"), sum = entry(root.dataset.accumulator || "12345");
+  const kept = h("input", { type: "range", min: "8", max: "32", step: "1", value: "32", oninput: show }), width = h("span");
+  const out = h("output", { "aria-live": "polite", class: "qc-out" }), facts = h("dl", { class: "qc-facts" });
+  const bits = h("div", { class: "qc-bits", role: "img" }), cards = h("div", { class: "qc-ways" });
+
+  const plain = input => input.value.trim().replaceAll("−", "-").replaceAll("_", "").replaceAll(",", ".");
+  const raised = text => text.split(/(\^\d+)/).map(part => part.startsWith("^") ? h("sup", {}, part.slice(1)) : part);
+  const powerOfTwo = e => ["2", h("sup", {}, minus(e))];
+  /** n / d with d a power of ten, in full. */
+  function tenths(n, d) {
+    const places = String(d).length - 1, digits = String(n < 0n ? -n : n).padStart(places + 1, "0");
+    const text = places ? `${digits.slice(0, -places)}.${digits.slice(-places)}`.replace(/\.?0+$/, "") : digits;
+    return (n < 0n ? "−" : "") + text;
+  }
+
+  function read() { // { problem, at } or what was typed
+    const text = plain(number), exact = rational(text), x = Number(text);
+    if (!exact) return { problem: "M is not a number.", at: number };
+    if (x < 0 || exact[0] < 0n) return { problem: "M is a quotient of scales: it is not negative.", at: number };
+    if (!quantizeMultiplier(x)) return { problem: "M is too large: it has to be below 2^30.", at: number };
+    const digits = plain(sum);
+    if (!/^[+-]?\d{1,20}$/.test(digits)) return { problem: "The accumulator is not an integer.", at: sum };
+    const acc = BigInt(digits.replace("+", ""));
+    if (!fitsInt32(acc)) return { problem: "The accumulator does not fit INT32: −2147483648 to 2147483647.", at: sum };
+    return { x, exact, acc };
+  }
+  function show() {
+    const got = read(), size = Number(kept.value);
+    for (const input of [number, sum]) input.setAttribute("aria-invalid", String(got.at === input));
+    width.textContent = `Bits of M0: ${size}`;
+    kept.setAttribute("aria-valuetext", `${size} bits`);
+    if (got.problem) return out.replaceChildren(h("small", {}, got.problem));
+    const { x, exact: [n, d], acc } = got, [m0, shift] = quantizeMultiplier(x, size), names = Object.keys(ways);
+    const results = names.map(name => multiplyByQuantizedMultiplier(acc, m0, shift, name)), agree = results.every(r => r === results[0]);
+    const said = r => r === null ? "overflow" : minus(r);
+    out.replaceChildren(`M0 = ${m0}, shift ${minus(shift)}`, h("small", {}, agree ? ` the product is ${said(results[0])} in all three ways` : ` the ways differ: ${results.map(said).join(", ")}`));
+    drawBits(m0, size);
+
+    // M as typed is n / d; M0 * 2**(shift - 31) is up / down.
+    const [up, down] = shift >= 31 ? [m0 << BigInt(shift - 31), 1n] : [m0, 1n << BigInt(31 - shift)], off = up * d - n * down;
+    const fraction = Number((x * power(-shift)).toPrecision(12));
+    facts.replaceChildren(
+      ...m0 === 0n ? fact("M", x === 0 ? "zero: M0 and shift are 0" : h("span", {}, "below ", ...powerOfTwo(-32), ": M0 and shift are 0, every product is 0"))
+        : [...fact("M", `${minus(plain(number))} = ${decimal(fraction)} × `, ...powerOfTwo(shift)),
+          ...fact("M0", `round(${decimal(fraction)} × `, ...powerOfTwo(size - 1), ")", ...size < 32 ? [" × ", ...powerOfTwo(32 - size)] : [], ` = ${m0}`)],
+      ...fact("In use", `${m0} × `, ...powerOfTwo(shift - 31), " = ", foldable(inFull(m0, shift - 31))),
+      ...fact("Error of M0", ...off === 0n ? ["none"] : [`${scientific(off, n * down)} of M`, ...m0 ? [", at most ", ...powerOfTwo(1 - size), ` = ${scientific(1n, 1n << BigInt(size - 1))}`] : []]),
+      ...fact("Exact product", `${minus(acc)} × ${minus(plain(number))} = `, foldable(tenths(acc * n, d))));
+    cards.replaceChildren(...names.map((name, i) => card(name, results[i], !agree && results.filter(r => r === results[i]).length === 1, acc, m0, shift, acc * n, d)));
+  }
+  function drawBits(m0, size) {
+    const digits = m0.toString(2).padStart(32, "0"), still = (d, i) => h("span", { class: `qc-bit qc-still${i >= size ? " qc-dropped" : ""}`, "data-on": d }, d);
+    const byte = (from, to) => h("span", { class: "qc-byte" }, ...[...digits.slice(from, to)].map((d, i) => still(d, from + i)));
+    bits.setAttribute("aria-label", `M0 in binary: ${digits}`);
+    bits.replaceChildren(
+      h("div", { class: "qc-part qc-sign" }, h("span", {}, "Sign"), h("span", { class: "qc-bytes" }, byte(0, 1))),
+      h("div", { class: "qc-part qc-fraction" }, h("span", {}, `M0 as a fraction, Q0.${size - 1}`), h("span", { class: "qc-bytes" }, byte(1, 8), byte(8, 16), byte(16, 24), byte(24, 32))));
+  }
+  /** One way of rounding, step by step, and how far its result is from the product n / d; marked where it stands alone. */
+  function card(name, result, alone, acc, m0, shift, n, d) {
+    const [title, origin] = ways[name], steps = multiplySteps[name](acc, m0, shift);
+    const shown = v => typeof v === "bigint" ? minus(v) : decimal(v);
+    const off = result === null ? null : result * d - n, far = off === null ? "" : off < 0n ? -off : off;
+    const verdict = result === null ? "This leaves INT32: an error." : off === 0n ? "exact"
+      : `${2n * far < d ? "the nearest integer" : 2n * far === d ? "a tie" : "not the nearest integer"}, off by ${scientific(off, d)}`;
+    const marked = alone || result === null || 2n * far > d;
+    return h("div", { class: `qc-way${marked ? " qc-off" : ""}`, role: "group", "aria-label": title },
+      h("p", {}, h("strong", {}, title), h("br"), h("small", {}, origin)),
+      h("dl", {}, ...steps.flatMap(([what, value]) => [h("dt", {}, ...raised(what)), h("dd", {}, shown(value))])),
+      h("p", {}, h("small", {}, verdict)));
+  }
+
+  const label = (title, input, more = {}) => h("label", more, title, input);
+  root.replaceChildren(
+    h("div", { class: "qc-controls" }, label("Multiplier M", number, { class: "qc-wide" }), label("Accumulator", sum, { class: "qc-wide" }), label(width, kept, { class: "qc-wide" })),
+    h("div", { class: "qc-buttons", role: "group", "aria-label": "Examples" }, ...examples.map(([title, m, acc]) =>
+      h("button", { type: "button", onclick: () => { number.value = m; sum.value = acc; kept.value = 32; show(); } }, title))),
+    out, bits, facts, cards);
+  show();
+}
+
+function thresholdLines(root) {
+  const names = ["min-max", "moving average", "percentile", "entropy", "MSE", "ADMM"], left = 64, right = 506, row = 23, tall = 150;
+  const significant = (v, digits = 4) => v && Math.abs(v) < 1e-3 ? decimal(Number(v.toPrecision(digits)).toExponential()) : decimal(Number(v.toPrecision(digits)));
+  const nice = v => { const ten = 10 ** Math.floor(Math.log10(v)); return [1, 2, 5, 10].find(m => m * ten >= v) * ten; };
+  const select = (values, chosen, onchange) => h("select", { onchange }, ...values.map(v => h("option", { value: v, selected: String(v) === chosen }, v)));
+  const data = select(Object.keys(activations), root.dataset.sample || "bell curve with outliers", changeData), bits = select([3, 4, 5, 6, 7, 8], root.dataset.bits || "4", compute);
+  const percent = h("input", { type: "text", inputmode: "decimal", autocomplete: "off", size: "7", value: root.dataset.percentile || "99.9", oninput: type });
+  const logarithmic = h("input", { type: "checkbox", checked: true, onchange: draw });
+  const outlier = h("input", { type: "range", min: "10", max: "50", step: "1", value: "10", oninput: compute }), outlierText = h("span");
+  const picture = h("svg", { role: "img" }), out = h("output", { "aria-live": "polite", class: "qc-out" });
+  const shown = {}, cells = {}, body = h("tbody");
+  for (const [i, name] of names.entries()) {
+    shown[name] = h("input", { type: "checkbox", checked: true, onchange: draw });
+    cells[name] = ["threshold", "clipped", "error", "sqnr"].map(() => h("td", { class: "text-right" }));
+    const key = h("svg", { class: "qc-key", viewBox: "0 0 30 10", "aria-hidden": "true" }, h("path", { class: `qc-threshold qc-observer-${i}`, d: "M0 5h30" }));
+    body.append(cells[name].row = h("tr", {}, h("th", { scope: "row" }, h("label", { class: "qc-check" }, shown[name], key, name)), ...cells[name]));
+  }
+  let values, largest, p = Number(percent.value), found, calmly = {};
+
+  function changeData() { outlier.value = 10; compute(); }
+  function type() {
+    const text = percent.value.trim().replaceAll(",", "."), v = Number(text);
+    const valid = rational(text) && v > 0 && v <= 100;
+    percent.setAttribute("aria-invalid", String(!valid));
+    if (!valid) return out.replaceChildren(h("small", {}, "The percentile lies above 0 and is 100 at most."));
+    p = v;
+    compute();
+  }
+  function compute() {
+    const calm = activation(data.value), [min, max] = ends(calm), times = Number(outlier.value) / 10, unsigned = min >= 0;
+    const size = Number(bits.value), levels = 2 ** (unsigned ? size : size - 1), dtype = { bits: size, signed: !unsigned, narrow: !unsigned };
+    largest = Math.max(-min, max);
+    const key = [data.value, levels, p].join();
+    if (calmly.key !== key) calmly = { key, before: thresholds(calm, levels, p) };
+    const { before } = calmly;
+    const far = Math.fround(-min < max ? times * largest : -times * largest); // on the side that reaches farther
+    values = times > 1 ? activation(data.value, far) : calm;
+    const now = times > 1 ? thresholds(values, levels, p) : before, power = values.reduce((sum, x) => sum + x * x, 0) / values.length;
+    found = names.map(name => {
+      const T = now[name], { clipping, rounding, clipped } = errorSplit(values, chooseQParams(unsigned ? 0 : -T, T, dtype, !unsigned));
+      return { name, T, moved: T / before[name] - 1, clipped, error: clipping + rounding, sqnr: 10 * Math.log10(power / (clipping + rounding)) };
+    });
+    largest = Math.max(largest, Math.abs(far));
+    const best = found.reduce((a, b) => b.error < a.error ? b : a), percentage = v => `${v < 0 ? "−" : "+"}${significant(Math.abs(100 * v), 2)} %`;
+    for (const { name, T, moved, clipped, error, sqnr } of found) {
+      const [threshold, ...others] = cells[name], texts = [significant(100 * clipped / values.length, 3), significant(error, 3), sqnr.toFixed(2).replace("-", "−")];
+      threshold.replaceChildren(significant(T), ...times > 1 ? [h("small", {}, Math.abs(moved) < 5e-4 ? "stays" : percentage(moved))] : []);
+      others.forEach((cell, i) => cell.replaceChildren(texts[i]));
+      cells[name].row.className = name === best.name ? "qc-best" : "";
+      if (name === best.name) others[2].append(h("small", {}, "best"));
+    }
+    outlierText.textContent = times > 1 ? `One outlier at ${significant(far)}, ${significant(times)} times the largest magnitude` : "One outlier: none";
+    outlier.setAttribute("aria-valuetext", times > 1 ? `${significant(far)}, ${significant(times)} times the largest magnitude` : "none");
+    const movers = found.filter(f => Math.abs(f.moved) >= 5e-4), kind = `${unsigned ? "UINT" : "INT"}${size}, ${levels} magnitudes`;
+    out.replaceChildren(`Least error: ${best.name}, threshold ${significant(best.T)}`, h("small", {}, ` SQNR ${best.sqnr.toFixed(2).replace("-", "−")} dB, ${kind}`,
+      times > 1 ? `; moved: ${movers.map(f => `${f.name} ${percentage(f.moved)}`).join(", ") || "none"}` : ""));
+    draw();
+  }
+  function draw() {
+    const lines = found.filter(({ name }) => shown[name].checked).sort((a, b) => b.T - a.T), to = 1.03 * Math.max(largest, ...lines.map(line => line.T));
+    const ceiling = 10 + row * lines.length, floor = ceiling + tall, bars = Array(88).fill(0), X = v => left + v / to * (right - left);
+    for (const x of values) bars[Math.floor(Math.abs(x) / to * bars.length)] += 1;
+    const top = Math.max(...bars), Y = count => floor - tall * (logarithmic.checked ? Math.log(2 * count) / Math.log(2 * top) : count / top); // half a count is the floor
+    const width = (right - left) / bars.length, marks = [], apart = nice(to / 5);
+    for (let k = 0; k * apart <= to; k++) marks.push(h("text", { x: X(k * apart), y: floor + 24, "text-anchor": "middle" }, significant(k * apart)));
+    const counts = logarithmic.checked ? [1, 10, 100, 1000, 10000] : [1, 2, 3].map(k => k * nice(top / 3));
+    for (const count of counts) if (count <= top) marks.push(h("line", { class: "qc-grid", x1: left, x2: right, y1: Y(count), y2: Y(count) }), h("text", { x: left - 8, y: Y(count) + 5, "text-anchor": "end" }, count));
+    const labels = lines.map(({ name, T }, i) => { // to the left where there is room: no line comes in between
+      const before = X(T) > 10 * name.length + 10;
+      return h("text", { class: `qc-name qc-observer-${names.indexOf(name)}`, x: X(T) + (before ? -6 : 6), y: 22 + i * row, "text-anchor": before ? "end" : "start" }, name);
+    });
+    picture.setAttribute("viewBox", `0 0 520 ${floor + 32}`);
+    picture.setAttribute("aria-label", `Histogram of ${values.length} magnitudes, ${data.value}, with the thresholds ${lines.map(({ name, T }) => `${name} ${significant(T, 3)}`).join(", ")}`);
+    picture.replaceChildren(...marks,
+      h("path", { class: "qc-bar", d: bars.map((count, i) => count ? `M${(left + i * width).toFixed(1)} ${floor}V${Y(count).toFixed(1)}h${(width - 0.5).toFixed(1)}V${floor}z` : "").join("") }),
+      h("line", { class: "qc-axis", x1: left, x2: right, y1: floor, y2: floor }),
+      ...lines.map(({ name, T }, i) => h("path", { class: `qc-threshold qc-observer-${names.indexOf(name)}`, d: `M${X(T).toFixed(1)} ${8 + i * row}V${floor}` })), ...labels);
+  }
+
+  const label = (title, input, more = {}) => h("label", more, title, input), column = title => h("th", { scope: "col", class: title === "Observer" ? "" : "text-right" }, title);
+  root.replaceChildren(
+    h("div", { class: "qc-controls" }, label("Data", data), label("Bits", bits), label("Percentile", percent), h("label", { class: "qc-check" }, logarithmic, "logarithmic counts")),
+    label(outlierText, outlier, { class: "qc-field" }),
+    h("p", { class: "qc-caption" }, `How often each magnitude occurs, and where each observer puts the threshold. The ${observed} values come in ${batchCount} batches; the outlier is in the ninth.`), picture, out,
+    h("div", { class: "qc-scroll", role: "region", tabindex: "0", "aria-label": "Thresholds and errors" }, h("table", { class: "qc-observers" },
+      h("thead", {}, h("tr", {}, ...["Observer", "Threshold", "Clipped, %", "MSE", "SQNR, dB"].map(column))), body)));
+  changeData();
+}
+
 /* ---------- start ---------- */
 
 window.quantcourse = { formats, encode, decode, classify, split, ulp, inFull, inShort, integerAndExponent, rational, scientific, fixedEncode, fixedDecode,
-  codeRange, chooseQParams, quantize, dequantize, errorSplit, sqnr, leastError, samples, sample };
-const explorers = { "float-bits": floatBits, "fixed-point": fixedPoint, "clip-range": clipRange };
+  codeRange, chooseQParams, quantize, dequantize, errorSplit, sqnr, leastError, samples, sample,
+  quantizeMultiplier, multiplySteps, multiplyByQuantizedMultiplier,
+  activations, activation, batches, magnitudes, thresholds };
+const explorers = { "float-bits": floatBits, "fixed-point": fixedPoint, "clip-range": clipRange, "multiplier": multiplier, "thresholds": thresholdLines };
 for (const root of document.querySelectorAll(".qc-explorer[data-explorer]")) explorers[root.dataset.explorer]?.(root);
 // Folded solutions open for printing.
 addEventListener("beforeprint", () => document.querySelectorAll("details.admonition").forEach(box => { box.open = true; }));

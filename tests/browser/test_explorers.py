@@ -1,6 +1,7 @@
 """The interactive figures: the same numbers as the Python package, by keyboard, and a text without JavaScript."""
 
 import fractions
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -13,8 +14,8 @@ import pytest
 import torch
 from playwright.sync_api import Page
 
-from conftest import SITE, Opener
-from quantcourse import affine, metrics
+from conftest import AXE, RULES, RUN_AXE, SITE, Opener
+from quantcourse import affine, calibrate, integer, metrics
 from quantcourse.affine import IntType, QParams
 from quantcourse.fixed import QFormat
 from quantcourse.floats import FloatFormat, formats
@@ -307,7 +308,7 @@ def test_bits_by_click_and_format_by_keyboard(open_page: Opener) -> None:
     assert min(min(size) for size in sizes) >= 24, "WCAG 2.2 asks for targets of 24 pixels"
 
 
-@pytest.mark.parametrize("kind", ["float-bits", "fixed-point", "clip-range"])
+@pytest.mark.parametrize("kind", ["float-bits", "fixed-point", "clip-range", "multiplier", "thresholds"])
 def test_text_without_javascript(kind: str, open_page: Opener) -> None:
     page = open_page(page_with(kind), javascript=False).page
     box = page.locator(f'.qc-explorer[data-explorer="{kind}"]').first
@@ -696,3 +697,496 @@ def test_clip_range_targets(open_page: Opener) -> None:
     for target in [*box.get_by_role("slider").all(), *box.locator("button, select, input").all()]:
         rect = target.bounding_box()
         assert min(rect["width"], rect["height"]) >= 24, "WCAG 2.2 asks for targets of 24 pixels"
+
+
+ROUNDINGS = ["double", "single", "float"]
+
+
+def multipliers() -> list[float]:
+    """Over the whole range, with powers of two, their neighbours, ties of M0 and the two ends."""
+    rng = np.random.default_rng(26)
+    spread = (rng.uniform(0.5, 1, 400) * 2.0 ** rng.integers(-34, 31, 400)).tolist()
+    ties = ((rng.integers(2**30, 2**31, 60) + 0.5) * 2.0 ** rng.integers(-62, -31, 60)).tolist()
+    powers = [2.0**e for e in range(-33, 30)]
+    around = [math.nextafter(p, up) for p in powers for up in (0, math.inf)]
+    return [0.0, 5e-324, 1e-300, 0.1, 0.3, 1.5, *spread, *ties, *powers, *around]
+
+
+def test_multiplier_agrees(engine: Page) -> None:
+    numbers = multipliers()
+    got = engine.evaluate("xs => xs.map(x => quantcourse.quantizeMultiplier(x).map(Number))", numbers)
+    assert got == [list(integer.quantize_multiplier(m)) for m in numbers]
+    for large in (2.0**30, math.nextafter(2.0**30, 0), 1e300):
+        assert engine.evaluate("x => quantcourse.quantizeMultiplier(x)", large) is None
+        with pytest.raises(ValueError, match="m: need less"):
+            integer.quantize_multiplier(large)
+
+
+@pytest.mark.parametrize("bits", [8, 13, 16, 24, 31])
+def test_short_multiplier_is_nearest(bits: int, engine: Page) -> None:
+    """With fewer bits: zeros behind, the top bit in place, and at most half of the last bit off."""
+    numbers = [m for m in multipliers() if 2.0**-31 < m < 2.0**29]
+    got = engine.evaluate(
+        "([xs, bits]) => xs.map(x => quantcourse.quantizeMultiplier(x, bits).map(Number))", [numbers, bits]
+    )
+    for m, (m0, shift) in zip(numbers, got, strict=True):
+        assert 2**30 <= m0 < 2**31, m
+        assert m0 % 2 ** (32 - bits) == 0, m
+        unit = fractions.Fraction(2) ** (shift - 31)
+        assert abs(m0 * unit - fractions.Fraction(m)) <= unit * 2 ** (31 - bits), m
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_products_agree(rounding: str, engine: Page) -> None:
+    """Accumulators of every size, ties on both sides of zero, the ends of INT32, and products that leave it."""
+    rng = np.random.default_rng(54)
+    spread = [int(a) >> int(k) for a, k in zip(rng.integers(-(2**31), 2**31, 40), rng.integers(0, 31, 40), strict=True)]
+    accumulators = [*range(-9, 10), *spread, -(2**31), 2**31 - 1, 2**24 + 1, -(2**24) - 1]
+    cases = [
+        (acc, *integer.quantize_multiplier(m))
+        for m in [*multipliers()[3::9], 0.5, 0.25, 0.125, 0.75]
+        for acc in accumulators
+    ]
+    got = engine.evaluate(
+        """([cases, rounding]) => cases.map(([acc, m0, shift]) => {
+          const product = quantcourse.multiplyByQuantizedMultiplier(BigInt(acc), BigInt(m0), shift, rounding);
+          return product === null ? null : Number(product);
+        })""",
+        [cases, rounding],
+    )
+    overflows = 0
+    for case, result in zip(cases, got, strict=True):
+        if result is None:
+            overflows += 1
+            with pytest.raises(ValueError, match="INT32"):
+                integer.multiply_by_quantized_multiplier(*case, rounding)
+        else:
+            assert result == int(integer.multiply_by_quantized_multiplier(*case, rounding)), case
+    assert 0 < overflows < len(cases) / 2
+
+
+def typed_multiplier(box: Any, m: str, acc: str) -> None:
+    box.get_by_label("Multiplier M").fill(m)
+    box.get_by_label("Accumulator").fill(acc)
+
+
+def results_of(box: Any) -> list[str]:
+    return [way.locator("dd").last.inner_text().replace("−", "-") for way in box.locator(".qc-way").all()]
+
+
+def test_multiplier_shows_what_python_computes(open_page: Opener) -> None:
+    box = explorer(open_page(page_with("multiplier")).page, "multiplier")
+    for text, accumulator in [
+        ("0.0072474273", "12345"),
+        ("0,3", "−15"),
+        ("0.25", "1"),
+        ("1.5", "-20"),
+        ("1e-7", "2_000_000_001"),
+    ]:
+        typed_multiplier(box, text, accumulator)
+        m, acc = float(text.replace(",", ".")), int(accumulator.replace("−", "-").replace("_", ""))
+        m0, shift = integer.quantize_multiplier(m)
+        out, facts = box.locator("output").inner_text().replace("−", "-"), facts_of(box)
+        assert out.startswith(f"M0 = {m0}, shift {shift} "), text
+        assert bits_shown(box) == f"{m0:032b}", text
+        products = [int(integer.multiply_by_quantized_multiplier(acc, m0, shift, r)) for r in ROUNDINGS]
+        assert results_of(box) == [str(p) for p in products], text
+        if len(set(products)) == 1:
+            assert f"{products[0]} in all three ways" in out
+        else:
+            assert f"differ: {', '.join(map(str, products))}" in out
+        # What is in use and the exact product, in full; the error as measured against the typed decimal.
+        value = fractions.Fraction(facts["In use"].split("= ")[-1].removeprefix("all digits"))
+        assert value == m0 * fractions.Fraction(2) ** (shift - 31)
+        exact = fractions.Fraction(text.replace(",", "."))
+        assert fractions.Fraction(facts["Exact product"].split("= ")[1].replace("−", "-")) == acc * exact
+        if value == exact:
+            assert facts["Error of M0"] == "none"
+        else:
+            assert number(facts["Error of M0"]) == pytest.approx(float((value - exact) / exact), rel=1e-3)
+            assert facts["Error of M0"].endswith("4.657e−10")
+            assert abs(value - exact) / exact <= fractions.Fraction(1, 2**31)
+
+
+def bits_shown(box: Any) -> str:
+    return "".join(box.locator(".qc-bits .qc-bit").all_inner_texts())
+
+
+def test_multiplier_says_where_the_ways_differ(open_page: Opener) -> None:
+    """One quarter of 1 is rounded to 1/2, then to 1; the other ways give 0."""
+    box = explorer(open_page(page_with("multiplier")).page, "multiplier")
+    typed_multiplier(box, "0.25", "1")
+    assert results_of(box) == ["1", "0", "0"]
+    twice, once = box.get_by_role("group", name="Rounded twice"), box.get_by_role("group", name="Rounded once")
+    assert "not the nearest integer, off by 0.75" in twice.inner_text()
+    assert "the nearest integer, off by −0.25" in once.inner_text()
+    marks = [way.evaluate("e => getComputedStyle(e).borderTopWidth") for way in (twice, once)]
+    assert marks == ["2px", "1px"], "the difference is marked"
+    steps = {
+        what: int(value)
+        for what, value in zip(
+            twice.locator("dt").all_inner_texts(), twice.locator("dd").all_inner_texts(), strict=True
+        )
+    }
+    assert list(steps.values()) == [2**30, 2**31, 1, 2, 1], steps
+    typed_multiplier(box, "0.25", "-5")
+    shown = [int(value.replace("−", "-")) for value in twice.locator("dd").all_inner_texts()]
+    assert shown == [-5 * 2**30, -4 * 2**30, -2, -3, -1], "half is added away from zero"
+    typed_multiplier(box, "0.5", "5")
+    assert results_of(box) == ["3", "3", "2"], "a tie: up, up, to even"
+    assert "a tie" in twice.inner_text()
+    assert box.locator(".qc-off").count() == 1, "one stands alone"
+    assert "ties to even" in box.locator(".qc-off").inner_text()
+    typed_multiplier(box, "3", "2000000000")
+    assert "differ" not in box.locator("output").inner_text()
+    assert "overflow" in box.locator("output").inner_text()
+    assert "leaves INT32" in once.inner_text()
+
+
+def test_short_multiplier_by_keyboard(open_page: Opener) -> None:
+    page = open_page(page_with("multiplier"), width=375).page
+    box = explorer(page, "multiplier")
+    typed_multiplier(box, "0.3", "1000")
+    exact = results_of(box)
+    slider = box.get_by_role("slider", name="Bits of M0")
+    slider.focus()
+    page.keyboard.press("Home")
+    assert slider.get_attribute("aria-valuetext") == "8 bits"
+    assert bits_shown(box) == f"{77 << 24:032b}", "0.3 = 0.6 / 2, and 0.6 * 128 is 77 to the nearest"
+    assert facts_of(box)["Error of M0"].endswith("0.007813"), "1/128 at most"
+    assert results_of(box) != exact
+    page.keyboard.press("End")
+    assert results_of(box) == exact
+    box.get_by_role("button", name="rounded up to one").press("Enter")
+    assert box.locator("output").inner_text().startswith("M0 = 1073741824, shift 1")
+
+
+def test_multiplier_refuses_with_a_reason(open_page: Opener) -> None:
+    box = explorer(open_page(page_with("multiplier")).page, "multiplier")
+    out = box.locator("output")
+    assert out.get_attribute("aria-live") == "polite"
+    fields = {"M": box.get_by_label("Multiplier M"), "acc": box.get_by_label("Accumulator")}
+    for field, text, reason in [
+        ("M", "one", "not a number"),
+        ("M", "", "not a number"),
+        ("M", "-0.5", "not negative"),
+        ("M", "1073741824", "too large"),
+        ("M", "1e999", "too large"),
+        ("acc", "1.5", "not an integer"),
+        ("acc", "", "not an integer"),
+        ("acc", "2147483648", "does not fit INT32"),
+        ("acc", "-2147483649", "does not fit INT32"),
+    ]:
+        typed_multiplier(box, "0.5", "4")
+        fields[field].fill(text)
+        assert reason in out.inner_text(), text
+        assert [name for name, f in fields.items() if f.get_attribute("aria-invalid") == "true"] == [field]
+    typed_multiplier(box, "1e-12", "-2147483648")
+    assert out.inner_text().startswith("M0 = 0, shift 0")
+    assert results_of(box) == ["0", "0", "0"]
+    assert "every product is 0" in facts_of(box)["M"]
+
+
+ACTIVATIONS = ["bell curve", "bell curve with outliers", "heavy tails", "after a ReLU", "after a GELU", "lognormal"]
+OBSERVERS = ["min-max", "moving average", "percentile", "entropy", "MSE", "ADMM"]
+
+
+def values_of(page: Page, call: str) -> torch.Tensor:
+    """An array of the script; as one string, since thousands of single values would take long to pass."""
+    return torch.tensor(json.loads(page.evaluate(f"JSON.stringify([...quantcourse.{call}])")))
+
+
+@pytest.fixture(scope="module")
+def calm_activations(engine: Page) -> dict[str, torch.Tensor]:
+    return {name: values_of(engine, f"activation({name!r})") for name in ACTIVATIONS}
+
+
+def with_outlier(calm: torch.Tensor, times: float) -> tuple[torch.Tensor, float | None]:
+    """One value, in the ninth of sixteen batches, put at `times` the largest magnitude; 1 means none."""
+    if times == 1:
+        return calm, None
+    x, sign = calm.clone(), 1 if -calm.min() < calm.max() else -1
+    x[16008] = sign * times * float(calm.abs().max())
+    return x, float(x[16008])
+
+
+def levels_of(x: torch.Tensor, bits: int) -> int:
+    return 2**bits if x.min() >= 0 else 2 ** (bits - 1)
+
+
+def observers_of(x: torch.Tensor, levels: int, p: float) -> dict[str, calibrate.Observer]:
+    """The package's observers after the same sixteen batches."""
+    observers = [
+        calibrate.MinMax(),
+        calibrate.MovingAverageMinMax(),
+        calibrate.Percentile(p),
+        calibrate.Entropy(levels=levels),
+        calibrate.MSE(levels=levels),
+        calibrate.ADMM(levels=levels),
+    ]
+    for observer in observers:
+        for batch in range(16):
+            observer.observe(x[batch::16])
+    return dict(zip(OBSERVERS, observers, strict=True))
+
+
+def larger_end(observer: calibrate.Observer) -> float:
+    low, high = observer.range()
+    return float(torch.maximum(-low, high))
+
+
+def test_activations_are_quantiles(engine: Page, calm_activations: dict[str, torch.Tensor]) -> None:
+    """As for the samples of the other figure, from Python's standard library; an outlier changes one value."""
+    normal, n = NormalDist(), 32000
+
+    def quantiles(n: int) -> list[float]:
+        return [normal.inv_cdf((i + 0.5) / n) for i in range(n)]
+
+    z, shares = quantiles(n), [(i + 0.5) / n for i in range(n)]
+    expected = {
+        "bell curve": z,
+        "bell curve with outliers": [*quantiles(n - 320), *(5 * v for v in quantiles(320))],
+        "heavy tails": [math.log(2 * s) if s < 0.5 else -math.log(2 - 2 * s) for s in shares],
+        "after a ReLU": [max(0.0, v) for v in z],
+        "after a GELU": [2 * v * normal.cdf(2 * v) for v in z],
+        "lognormal": [math.exp(v) for v in z],
+    }
+    assert list(expected) == ACTIVATIONS == engine.evaluate("Object.keys(quantcourse.activations)")
+    for name, values in expected.items():
+        calm = calm_activations[name]
+        np.testing.assert_allclose(calm, values, rtol=2**-23, atol=1e-8, err_msg=name)
+        wild, outlier = with_outlier(calm, 3)
+        assert torch.equal(values_of(engine, f"activation({name!r}, {outlier})"), wild)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_thresholds_agree(name: str, engine: Page, calm_activations: dict[str, torch.Tensor]) -> None:
+    """All observers, all widths, with and without an outlier: the thresholds of the package, bit for bit."""
+    for times, widths in [(1, range(3, 9)), (1.1, (3,)), (2.3, (4, 6)), (5, (3, 8))]:
+        x, outlier = with_outlier(calm_activations[name], times)
+        for bits in widths:
+            p = {3: 99.0, 4: 99.9, 5: 99.99, 6: 50.0, 7: 100.0, 8: 99.73}[bits]
+            got = engine.evaluate(
+                "([n, o, levels, p]) => quantcourse.thresholds(quantcourse.activation(n, o), levels, p)",
+                [name, outlier, levels_of(x, bits), p],
+            )
+            expected = {key: larger_end(o) for key, o in observers_of(x, levels_of(x, bits), p).items()}
+            assert got == expected, f"{name}, {bits} bits, outlier {outlier}"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_thresholds_agree_on_random_data(seed: int, engine: Page) -> None:
+    """Uneven histograms: empty bins, values on edges, batches that grow and shrink."""
+    rng = np.random.default_rng(seed)
+    draws: list[np.ndarray[Any, Any]] = [
+        rng.normal(size=900) * np.linspace(0.2, 3, 900),
+        rng.integers(-40, 41, 640) / 8,
+        rng.standard_t(3, 2000),
+        np.abs(rng.normal(size=333)) ** 3,
+        rng.choice([0.0, 0.0, 0.5, 2.0, 7.0], 500),
+        rng.uniform(-1, 2, 160) * 1e-3,
+    ]
+    x = torch.tensor(draws[seed], dtype=torch.float32)
+    for levels, p in [(4, 90.0), (8, 99.0), (32, 99.9), (128, 33.3)]:
+        got = engine.evaluate(
+            "([x, levels, p]) => quantcourse.thresholds(Float32Array.from(x), levels, p)", [x.tolist(), levels, p]
+        )
+        expected = {name: larger_end(observer) for name, observer in observers_of(x, levels, p).items()}
+        assert got == pytest.approx(expected, rel=1e-6), f"{levels} levels"
+        histogram = engine.evaluate(
+            "x => quantcourse.magnitudes(quantcourse.batches(Float32Array.from(x)))", x.tolist()
+        )
+        counts, width = observers_of(x, levels, p)["MSE"].histogram()  # type: ignore[attr-defined]
+        assert histogram["width"] == float(width)
+        zeros, first, *others = histogram["counts"]
+        assert [zeros + first, *others] == counts.tolist()
+
+
+def thresholds(open_page: Opener, **look: Any) -> tuple[Page, Any]:
+    page = open_page(page_with("thresholds"), **look).page
+    return page, explorer(page, "thresholds")
+
+
+def table_of(box: Any) -> dict[str, list[str]]:
+    """The cells of each observer; what is written small stands in a line of its own."""
+    rows = box.locator("tbody tr").all()
+    return {
+        row.locator("th").inner_text().strip(): [c.inner_text().replace("−", "-") for c in row.locator("td").all()]
+        for row in rows
+    }
+
+
+def test_thresholds_show_what_python_computes(open_page: Opener, calm_activations: dict[str, torch.Tensor]) -> None:
+    _, box = thresholds(open_page)
+    box.get_by_role("textbox", name="Percentile").fill("99,5")
+    for name in ("heavy tails", "after a ReLU"):
+        box.get_by_label("Data").select_option(name)
+        x = calm_activations[name]
+        for bits in (3, 8):
+            box.get_by_label("Bits").select_option(str(bits))
+            one_sided = bool(x.min() >= 0)
+            dtype = IntType(bits, signed=not one_sided, narrow=not one_sided)
+            table, errors = table_of(box), {}
+            assert list(table) == OBSERVERS
+            for key, observer in observers_of(x, levels_of(x, bits), 99.5).items():
+                # A range to both sides, with the larger end; the table is about this threshold.
+                T = larger_end(observer)
+                qp = affine.choose_qparams(0.0 if one_sided else -T, T, dtype, symmetric=not one_sided)
+                y, codes, what = (
+                    affine.fake_quantize(x, qp),
+                    affine.unclipped_codes(x, qp),
+                    f"{name}, {bits} bits, {key}",
+                )
+                errors[key] = metrics.mse(x, y)
+                clipped = 100 * float(((codes < dtype.min) | (codes > dtype.max)).double().mean())
+                shown = [number(text) for text in table[key]]
+                assert shown[0] == pytest.approx(T, rel=5e-4), what
+                assert shown[1] == pytest.approx(clipped, rel=5e-3), what
+                assert shown[2] == pytest.approx(errors[key], rel=5e-3), what
+                assert shown[3] == pytest.approx(metrics.sqnr(x, y), abs=0.0051), what
+            best = min(errors, key=errors.__getitem__)
+            assert [key for key, cells in table.items() if "best" in cells[3]] == [best]
+            out = box.locator("output").inner_text()
+            assert out.startswith(f"Least error: {best}, ")
+            assert f"{'U' if one_sided else ''}INT{bits}, {levels_of(x, bits)} magnitudes" in out
+
+
+def test_an_outlier_moves_some_observers(open_page: Opener, calm_activations: dict[str, torch.Tensor]) -> None:
+    page, box = thresholds(open_page)
+    box.get_by_label("Data").select_option("bell curve")
+    box.get_by_label("Bits").select_option("4")
+    calm, before = calm_activations["bell curve"], table_of(box)
+    assert "One outlier: none" in box.inner_text()
+    slider = box.get_by_role("slider", name="One outlier")
+    slider.focus()
+    page.keyboard.press("End")
+    x, outlier = with_outlier(calm, 5)
+    assert slider.get_attribute("aria-valuetext") == f"{outlier:.4g}, 5 times the largest magnitude".replace("-", "−")
+    now, was = (observers_of(data, 8, 99.9) for data in (x, calm))
+    moved = {key: larger_end(now[key]) / larger_end(was[key]) - 1 for key in OBSERVERS}
+    assert moved["min-max"] == pytest.approx(4)
+    assert 0.01 < moved["moving average"] < 0.1
+    assert moved["entropy"] == 0
+    for key, (shown, *_) in table_of(box).items():
+        T, change = shown.split("\n")
+        assert number(T) == pytest.approx(larger_end(now[key]), rel=5e-4), key
+        if abs(moved[key]) < 5e-4:
+            assert change == "stays", key
+        else:
+            assert float(change.removesuffix(" %")) == pytest.approx(100 * moved[key], rel=0.06), key
+    out = box.locator("output")
+    assert out.get_attribute("aria-live") == "polite"
+    assert "moved: min-max +400 %, moving average +" in out.inner_text()
+    assert "entropy" not in out.inner_text().split("moved:")[1]
+    page.keyboard.press("Home")
+    assert table_of(box) == before
+    page.keyboard.press("End")
+    box.get_by_label("Data").select_option("lognormal")
+    assert "One outlier: none" in box.inner_text(), "other data start without one"
+
+
+def test_the_outlier_by_touch(open_page: Opener) -> None:
+    page, box = thresholds(open_page, width=375)
+    slider = box.get_by_role("slider", name="One outlier")
+    slider.scroll_into_view_if_needed()
+    rect = slider.bounding_box()
+    y = rect["y"] + rect["height"] / 2
+    touch_drag(page, (rect["x"] + 10, y), (rect["x"] + 0.75 * rect["width"], y))
+    assert 35 <= int(slider.input_value()) <= 45
+    assert "min-max +" in box.locator("output").inner_text()
+
+
+def test_observers_are_switched_one_by_one(open_page: Opener) -> None:
+    """By keyboard; the table keeps its numbers, the picture loses the line and its name."""
+    page, box = thresholds(open_page)
+    picture = box.get_by_role("img").first
+
+    def named() -> list[str]:
+        return picture.locator("text.qc-name").all_text_contents()
+
+    assert sorted(named()) == sorted(OBSERVERS)
+    looks = picture.locator("path.qc-threshold").evaluate_all(
+        "lines => lines.map(e => { const s = getComputedStyle(e); return s.stroke + s.strokeDasharray; })"
+    )
+    assert len(set(looks)) == 6, "two lines look the same"
+    table = table_of(box)
+    for left, name in enumerate(OBSERVERS):
+        switch = box.get_by_role("checkbox", name=name, exact=True)
+        switch.focus()
+        page.keyboard.press("Space")
+        assert name not in named()
+        assert name not in (picture.get_attribute("aria-label") or "")
+        assert picture.locator("path.qc-threshold").count() == 5 - left
+    assert table_of(box) == table
+    bars = picture.locator("path.qc-bar").get_attribute("d")
+    box.get_by_label("logarithmic counts").uncheck()
+    assert picture.locator("path.qc-bar").get_attribute("d") != bars
+
+
+def test_percentile_of_the_reader(open_page: Opener, calm_activations: dict[str, torch.Tensor]) -> None:
+    _, box = thresholds(open_page)
+    field, out = box.get_by_role("textbox", name="Percentile"), box.locator("output")
+    x = calm_activations[box.get_by_label("Data").input_value()]
+    before = table_of(box)
+    for p in (50.0, 99.0, 100.0):
+        field.fill(str(p))
+        now = table_of(box)
+        assert number(now["percentile"][0]) == pytest.approx(larger_end(observers_of(x, 8, p)["percentile"]), rel=5e-4)
+        assert {key: cells[0] for key, cells in now.items() if key != "percentile"} == {
+            key: cells[0] for key, cells in before.items() if key != "percentile"
+        }
+    for text in ("", "0", "-1", "100.1", "all"):
+        field.fill(text)
+        assert "above 0 and is 100 at most" in out.inner_text()
+        assert field.get_attribute("aria-invalid") == "true"
+        assert table_of(box) == now
+    field.fill("99.9")
+    assert field.get_attribute("aria-invalid") == "false"
+    assert "Least error" in out.inner_text()
+
+
+@pytest.mark.parametrize("width", [1280, 375])
+def test_names_of_the_thresholds_are_readable(width: int, open_page: Opener) -> None:
+    """No name sticks out of the picture or covers another, wherever the thresholds lie."""
+    _, box = thresholds(open_page, width=width)
+    picture, slider = box.get_by_role("img").first, box.get_by_role("slider", name="One outlier")
+    for name in ACTIVATIONS:
+        box.get_by_label("Data").select_option(name)
+        for position in ("Home", "End"):
+            slider.press(position)
+            frame = picture.bounding_box()
+            boxes = [text.bounding_box() for text in picture.locator("text.qc-name").all()]
+            assert len(boxes) == 6
+            rows = picture.locator("text.qc-name").evaluate_all(
+                "names => names.map(e => [Number(e.getAttribute('y')), parseFloat(getComputedStyle(e).fontSize)])"
+            )
+            assert all(below - above > size for (above, size), (below, _) in itertools.pairwise(rows)), (
+                f"{name}, {position}"
+            )
+            for b in boxes:
+                assert b["x"] >= frame["x"] - 12 * (width > 600), f"{name}, {position}"
+                assert b["x"] + b["width"] <= frame["x"] + frame["width"] + 1, f"{name}, {position}"
+
+
+@pytest.mark.parametrize("kind", ["multiplier", "thresholds"])
+def test_targets_of_the_new_figures(kind: str, open_page: Opener) -> None:
+    box = explorer(open_page(page_with(kind), width=375).page, kind)
+    for target in box.locator("button, select, input:not([type=checkbox]), label:has(input[type=checkbox])").all():
+        rect = target.bounding_box()
+        assert min(rect["width"], rect["height"]) >= 24, "WCAG 2.2 asks for targets of 24 pixels"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("kind", ["multiplier", "thresholds"])
+def test_accessible_in_use(kind: str, scheme: str, open_page: Opener) -> None:
+    """Also with a short M0 and ways that differ, and with an outlier and an observer switched off."""
+    page = open_page(page_with(kind), scheme=scheme).page
+    box = explorer(page, kind)
+    if kind == "multiplier":
+        typed_multiplier(box, "0.5", "7")
+    else:
+        box.get_by_role("checkbox", name="ADMM").uncheck()
+    box.get_by_role("slider").press("PageUp" if kind == "thresholds" else "Home")
+    page.evaluate(AXE.read_text("utf8"))
+    found = page.evaluate(RUN_AXE, [RULES, True])["violations"]
+    assert not [f"{v['id']}: {node['html'][:160]}" for v in found for node in v["nodes"]]
