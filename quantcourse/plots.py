@@ -773,3 +773,226 @@ def losses(
         axes.grid(visible=False, axis="x")
         axes.set_ylabel(ylabel)
         axes.legend()
+
+
+def widths_of_a_layer() -> None:
+    """The steps of an integer layer from codes to codes: boxes as high as the integers in them are wide."""
+    steps = (
+        ("codes in", "UINT8", 8, ""),
+        ("products", "INT16", 16, "weights\nINT8"),
+        ("sum", "INT32", 32, "bias\nINT32"),
+        ("times $M_0$", "INT64", 64, "$M_0$\nINT32"),
+        ("shift,\nround", "INT32", 32, ""),
+        ("add $z$,\nclip", "UINT8", 8, ""),
+    )
+    with _picture(height=3.2) as axes:
+        axes.set_axis_off()
+        axes.set_xlim(-0.1, len(steps) - 0.1)
+        axes.set_ylim(-1.35, 1.75)
+        for index, (what, kind, bits, constant) in enumerate(steps):
+            colour = COLOURS[{8: 0, 16: 4, 32: 2, 64: 1}[bits]]
+            half = bits / 64
+            axes.add_patch(
+                Rectangle(
+                    (index, -half),
+                    0.72,
+                    2 * half,
+                    facecolor="white",
+                    edgecolor=colour,
+                    linewidth=2,
+                )
+            )
+            axes.text(
+                index + 0.36,
+                0,
+                kind,
+                ha="center",
+                va="center",
+                weight="bold",
+                fontsize=9.5,
+            )
+            axes.text(index + 0.36, -1.08, what, ha="center", va="top", fontsize=9.5)
+            if constant:
+                axes.annotate(
+                    constant,
+                    (index + 0.36, half),
+                    (index + 0.36, 1.32),
+                    arrowprops={"arrowstyle": "->", "color": "#444444"},
+                    ha="center",
+                    va="bottom",
+                    fontsize=9,
+                )
+            if index:
+                axes.annotate(
+                    "",
+                    (index - 0.02, 0),
+                    (index - 0.26, 0),
+                    arrowprops={"arrowstyle": "->", "color": "#444444"},
+                )
+
+
+def multipliers(found: Mapping[str, Sequence[ArrayLike]]) -> None:
+    """The multiplier of every channel, a column of points a layer and a block of columns a network.
+
+    >>> multipliers({"one": [[0.01, 0.02], [0.1]], "other": [[0.5]]})
+    """
+    with _picture() as axes:
+        left, centres = 0, []
+        for (name, layers), marker, colour in zip(
+            found.items(), "os^Dv", COLOURS, strict=False
+        ):
+            for index, values in enumerate(layers):
+                points = np.ravel(values)
+                axes.plot(
+                    np.full(points.shape, left + index),
+                    points,
+                    linestyle="none",
+                    marker=marker,
+                    markersize=3.5,
+                    color=colour,
+                    label=None if index else name,
+                )
+            centres.append(left + (len(layers) - 1) / 2)
+            left += len(layers) + 1
+        axes.axhline(1, color="#444444", linestyle="--", linewidth=1.2)
+        axes.set_yscale("log", base=2)
+        axes.set_xticks(centres, [f"layers of {name}" for name in found])
+        axes.tick_params(axis="x", length=0)
+        axes.grid(visible=False, axis="x")
+        axes.set_ylabel("multiplier $M$ of a channel")
+
+
+def rounding_errors(exact: ArrayLike, rounded: Mapping[str, ArrayLike]) -> None:
+    """What rounding adds, against the fraction of the exact result, a line for each way of rounding.
+
+    >>> rounding_errors([0.2, 1.7], {"nearest": [0, 2], "down": [0, 1]})
+    """
+    exact = np.asarray(exact, dtype=float)
+    fraction = exact - np.floor(exact)
+    order = np.argsort(fraction)
+    with _picture(height=3.8) as axes:
+        # Where lines coincide, the wider ones show behind.
+        for width, (name, results) in zip((7, 4, 1.8), rounded.items(), strict=False):
+            error = np.asarray(results) - exact
+            axes.plot(fraction[order], error[order], linewidth=width, label=name)
+        axes.axhline(0, color="#444444", linewidth=0.8, linestyle="-")
+        axes.set_xlabel("fraction of the exact result")
+        axes.set_ylabel("rounded minus exact, in steps")
+        axes.legend()
+
+
+def divergences(thresholds: Sequence[float], curves: Mapping[str, ArrayLike]) -> None:
+    """Divergences against the threshold, on a logarithmic scale, with a mark at the least; infinite ones are left out."""
+    with _picture() as axes:
+        for (name, curve), marker, colour in zip(
+            curves.items(), "osD^vP*", COLOURS, strict=False
+        ):
+            heights = np.asarray(curve)
+            finite = np.isfinite(heights)
+            at, heights = np.asarray(thresholds)[finite], heights[finite]
+            least = len(heights) - 1 - int(heights[::-1].argmin())
+            axes.plot(at, heights, color=colour, label=name)
+            axes.plot(at[least], heights[least], marker=marker, color=colour)
+        axes.set_yscale("log")
+        axes.set_xlabel("threshold")
+        axes.set_ylabel("divergence in nats")
+        axes.legend()
+
+
+def thresholds(
+    counts: ArrayLike, width: float, marks: Mapping[str, Mapping[str, float]]
+) -> None:
+    """A histogram of magnitudes over rows of marks: a row for each name, a kind of mark for each of ``marks``."""
+    tall = np.asarray(counts)
+    names = list(next(iter(marks.values())))
+    with plt.rc_context(_STYLE):
+        _, (above, below) = plt.subplots(
+            2,
+            figsize=(6.4, 3 + 0.26 * len(names)),
+            sharex=True,
+            layout="constrained",
+            height_ratios=[2.2, 0.26 * len(names)],
+        )
+        above.stairs(tall, width * np.arange(len(tall) + 1), fill=True, color="#999999")
+        above.set_yscale("log")
+        above.set_ylabel("values in a bin")
+        for index, ((kind, places), colour, marker) in enumerate(
+            zip(marks.items(), COLOURS, "oDs^", strict=False)
+        ):
+            shift = 0.34 * (index - (len(marks) - 1) / 2)
+            below.plot(
+                [places[name] for name in names],
+                np.arange(len(names)) + shift,
+                marker=marker,
+                markersize=6,
+                color=colour,
+                linestyle="none",
+                label=kind,
+            )
+        below.set_yticks(range(len(names)), names)
+        below.set_ylim(len(names) - 0.4, -0.6)
+        below.tick_params(axis="y", length=0)
+        below.set_xlim(0, 1.02 * width * len(tall))
+        below.set_xlabel("magnitude, and threshold T")
+        below.legend(loc="lower left", fontsize=9)
+        plt.show()
+
+
+def bulk_and_tail(
+    edges: ArrayLike, shares: Sequence[float], spreads: Sequence[float]
+) -> None:
+    """The mean share of each bin of a histogram, and below it how far the shares of single images spread around it."""
+    with plt.rc_context(_STYLE):
+        _, panels = plt.subplots(2, figsize=(6.4, 4), sharex=True, layout="constrained")
+        for axes, values, label, colour in zip(
+            panels,
+            (shares, spreads),
+            ("mean share", "spread / mean"),
+            COLOURS,
+            strict=False,
+        ):
+            axes.stairs(values, edges, fill=True, color=colour, baseline=1e-7)
+            axes.set_yscale("log")
+            axes.set_ylim(min(values) / 2, 2 * max(values))
+            axes.set_ylabel(label)
+        panels[-1].set_xlabel("magnitude")
+        plt.show()
+
+
+def thresholds_on_histograms(
+    panels: Mapping[str, tuple[ArrayLike, float, Mapping[str, float]]],
+) -> None:
+    """Histograms of magnitudes on a logarithmic scale, two a row, with a line at each threshold.
+
+    Each panel has counts, the width of a bin and thresholds by name, which are the same
+    names in all panels.
+    """
+    with plt.rc_context(_STYLE):
+        rows = -(-len(panels) // 2)
+        figure, grid = plt.subplots(
+            rows, 2, figsize=(7.2, 2.5 * rows), layout="constrained", squeeze=False
+        )
+        for axes in grid.flat[len(panels) :]:
+            axes.set_axis_off()
+        for axes, (title, (counts, width, thresholds)) in zip(
+            grid.flat, panels.items(), strict=False
+        ):
+            shares = np.asarray(counts, dtype=float)
+            shares = shares / shares.sum()
+            edges = width * np.arange(len(shares) + 1)
+            axes.stairs(shares, edges, color="#AAAAAA", fill=True)
+            # A spike of one bin is narrower than a pixel: its outline is not.
+            axes.stairs(shares, edges, color="#888888", linewidth=0.8)
+            for (name, threshold), colour, dash in zip(
+                thresholds.items(), COLOURS, _DASHES, strict=False
+            ):
+                axes.axvline(threshold, color=colour, linestyle=dash, label=name)
+            axes.set_yscale("log")
+            axes.set_title(title, fontsize=10)
+        for axes in grid[-1]:
+            axes.set_xlabel("magnitude")
+        for axes in grid[:, 0]:
+            axes.set_ylabel("share of the values")
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+        plt.show()

@@ -1,0 +1,1017 @@
+"""quantcourse.calibrate against NumPy, exact histograms, the definition of entropy calibration in plain loops, published
+thresholds, brute force on the data themselves, torch.ao's observers, and one process against two.
+"""
+
+import copy
+import json
+import math
+import os
+import subprocess
+import sys
+import weakref
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch.ao.quantization import observer as torch_ao
+
+import calibrate_processes
+from quantcourse.affine import INT4, INT8, UINT4, UINT8, choose_qparams
+from quantcourse.calibrate import (
+    ADMM,
+    MSE,
+    Entropy,
+    HistogramObserver,
+    MinMax,
+    MovingAverageMinMax,
+    Percentile,
+    all_reduce,
+    entropy_curve,
+    entropy_threshold,
+    load,
+    mse_curve,
+)
+
+reproducible = settings(derandomize=True, deadline=None, max_examples=40, database=None)
+
+HISTOGRAMS = (Percentile, Entropy, MSE, ADMM)
+MERGEABLE = (MinMax, *HISTOGRAMS)
+ALL = (*MERGEABLE, MovingAverageMinMax)
+# Short histograms, so that small data fill them.
+SMALL = {
+    MinMax: {},
+    MovingAverageMinMax: {"c": 0.25},
+    Percentile: {"p": 90, "bins": 16},
+    Entropy: {"bins": 16, "levels": 4},
+    MSE: {"bins": 16, "levels": 4},
+    ADMM: {"bins": 16, "levels": 4},
+}
+
+
+def small(kind, **more):
+    return kind(**SMALL[kind], **more)
+
+
+def randn(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def same_bits(a, b):
+    """Whether two tensors, or pairs of them, are equal in type, shape and every value."""
+    if isinstance(a, tuple):
+        return all(same_bits(*pair) for pair in zip(a, b, strict=True))
+    return a.dtype == b.dtype and torch.equal(a, b)
+
+
+def same_state(a, b):
+    assert repr(a) == repr(b)
+    assert a.count == b.count
+    assert same_bits(a.range(), b.range())
+    if isinstance(a, HistogramObserver):
+        assert same_bits(a.histogram(), b.histogram())
+    return True
+
+
+floats = st.floats(0.015625, 10, width=32)
+signed = st.one_of(floats, floats.map(lambda v: -v), st.just(0.0))
+batches = st.lists(st.lists(signed, min_size=1, max_size=20).map(torch.tensor), min_size=1, max_size=6)
+
+
+# --- Minimum and maximum ---------------------------------------------------------------------------------------
+
+
+@reproducible
+@given(batches)
+def test_minmax_of_batches_is_that_of_all(parts):
+    observer = MinMax()
+    for part in parts:
+        assert observer.observe(part) is observer
+    x = torch.cat(parts)
+    assert same_bits(observer.range(), (x.min(), x.max()))
+    assert observer.count == x.numel()
+
+
+def test_moving_average_by_hand():
+    """(0, 4), then halfway to (-2, 8), then halfway to (-1, -1)."""
+    observer = MovingAverageMinMax(c=0.5)
+    found = [
+        tuple(map(float, observer.observe(torch.tensor(batch)).range()))
+        for batch in ([0.0, 4.0], [-2.0, 8.0], [-1.0, -1.0])
+    ]
+    assert found == [(0, 4), (-1, 6), (-1, 2.5)]
+
+
+@pytest.mark.parametrize("axis", [None, 1])
+def test_against_torch_ao(axis):
+    pairs = [
+        (MinMax(axis), torch_ao.PerChannelMinMaxObserver(axis) if axis else torch_ao.MinMaxObserver()),
+        (
+            MovingAverageMinMax(axis=axis),
+            torch_ao.MovingAveragePerChannelMinMaxObserver(ch_axis=axis)
+            if axis
+            else torch_ao.MovingAverageMinMaxObserver(),
+        ),
+    ]
+    for ours, theirs in pairs:
+        for seed in range(20):
+            x = randn(4, 3, 5, seed=seed)
+            ours.observe(x)
+            theirs(x)
+        assert same_bits(ours.range(), (theirs.min_val, theirs.max_val))
+
+
+def test_a_moving_average_forgets_and_a_running_one_does_not():
+    x = torch.tensor([-1.0, 1.0])
+    averaged, running = MovingAverageMinMax(), MinMax()
+    for factor in [100] + [1] * 1000:
+        averaged.observe(factor * x)
+        running.observe(factor * x)
+    assert float(running.range()[1]) == 100
+    assert float(averaged.range()[1]) == pytest.approx(1 + 99 * 0.99**1000, rel=1e-3)
+
+
+def test_for_one_batch_moving_average_equals_minmax():
+    weights = randn(8, 4, 3, 3)
+    for axis in (None, 0):
+        assert same_bits(MovingAverageMinMax(axis=axis).observe(weights).range(), MinMax(axis).observe(weights).range())
+
+
+# --- Histograms ------------------------------------------------------------------------------------------------
+
+
+@reproducible
+@given(batches, st.integers(2, 40))
+def test_no_count_is_lost_however_the_data_are_split(parts, bins):
+    observer = Percentile(bins=bins)
+    for part in parts:
+        observer.observe(part)
+        counts, _ = observer.histogram()
+        assert int(counts.sum()) == observer.count
+    assert observer.count == sum(part.numel() for part in parts)
+
+
+@reproducible
+@given(batches, st.integers(2, 40))
+def test_bins_hold_what_lies_between_their_edges(parts, bins):
+    """The first i bins count what does not exceed ``i * width``, but for values within float32's rounding of it."""
+    observer = MSE(bins=bins)
+    for part in parts:
+        observer.observe(part)
+    counts, width = observer.histogram()
+    assert counts.dtype == torch.int64
+    magnitudes = np.sort(torch.cat(parts).abs().double().numpy())
+    edges = np.arange(1, len(counts) + 1) * float(width)  # exact in float64
+    slack = 2.0**-23
+    below = np.cumsum(counts.numpy())
+    assert (np.searchsorted(magnitudes, edges * (1 - slack), side="right") <= below).all()
+    assert (below <= np.searchsorted(magnitudes, edges * (1 + slack), side="right")).all()
+    first = next((part for part in parts if part.any()), None)
+    if first is None:
+        assert float(width) == 0
+    else:
+        assert float(width) == pytest.approx(float(first.abs().max()) / bins, rel=2**-22)
+
+
+@reproducible
+@given(st.floats(2.0**-100, 2.0**100, width=32), st.integers(1, 3000))
+def test_the_first_maximum_is_in_the_last_bin(largest, bins):
+    """For any width that rounding may give: no bin is appended for it, and none is left empty behind it."""
+    counts, _ = Percentile(bins=bins).observe(torch.tensor([-largest, 0.0])).histogram()
+    assert len(counts) == bins
+    assert int(counts[-1]) == 1 + (bins == 1)
+
+
+def test_edges_zeros_and_growth_by_hand():
+    observer = Percentile(bins=4).observe(torch.tensor([0.0, -0.0, 0.5, 1.0, -1.0, 1.5, 4.0]))
+    counts, width = observer.histogram()
+    assert (counts.tolist(), float(width)) == ([5, 1, 0, 1], 1.0)
+    counts, width = observer.observe(torch.tensor([-6.5, 4.0, 4.25])).histogram()
+    assert (counts.tolist(), float(width)) == ([5, 1, 0, 2, 1, 0, 1], 1.0)
+    counts, _ = observer.observe(torch.tensor([0.25])).histogram()
+    assert counts.tolist() == [6, 1, 0, 2, 1, 0, 1]
+
+
+def test_batches_of_zeros_wait_for_a_width():
+    observer = Entropy(bins=8, levels=4)
+    counts, width = observer.observe(torch.zeros(5)).observe(torch.zeros(2)).histogram()
+    assert (counts.tolist(), float(width)) == ([7, 0, 0, 0, 0, 0, 0, 0], 0)
+    counts, width = observer.observe(torch.tensor([0.0, 8.0, 3.5])).histogram()
+    assert (counts.tolist(), float(width)) == ([8, 0, 0, 1, 0, 0, 0, 1], 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_almost_the_histogram_of_numpy(seed):
+    """Its bins are closed at the other end, and float32 rounds the quotient: few of a million values move."""
+    x = randn(1_000_000, seed=seed)
+    counts, _ = MSE().observe(x).histogram()
+    magnitudes = x.abs().numpy().astype(np.float64)
+    theirs, _ = np.histogram(magnitudes, 2048, (0, magnitudes.max()))
+    moved = np.abs(np.cumsum(theirs) - np.cumsum(counts.numpy()))
+    assert moved.max() <= 2
+
+
+def test_many_values_in_one_batch_and_in_any_layout():
+    """Longer than what is binned at once, and read in the order of memory."""
+    x = randn(5, 7, 61, 67)
+    views = {
+        "plain": x,
+        "channels last": x.to(memory_format=torch.channels_last),
+        "turned": x.permute(3, 1, 0, 2),
+        "every second": torch.repeat_interleave(x, 2, dim=2)[:, :, ::2],
+        "spread out": x[:, None].expand(5, 2, 7, 61, 67)[:, 1],
+        "float64": x.double(),
+    }
+    assert x.numel() > 2 * 2**16
+    for axis_of_7 in (None, 1):
+        reference = small(MSE, axis=axis_of_7).observe(x)
+        for name, view in views.items():
+            axis = axis_of_7
+            assert view.shape[1] == 7, name
+            same_state(small(MSE, axis=axis).observe(view), reference)
+    for dtype in (torch.float16, torch.bfloat16):
+        same_state(small(MSE).observe(x.to(dtype)), small(MSE).observe(x.to(dtype).float()))
+
+
+def test_memory_does_not_grow_with_the_data():
+    for kind in ALL:
+        observer = small(kind, axis=1)
+        sizes = set()
+        for seed in range(100):
+            x = randn(10, 3, 20, seed=seed).clamp(-2, 2)
+            x[0, :, 0] = 2
+            kept = weakref.ref(x)
+            observer.observe(x)
+            del x
+            assert kept() is None, kind
+            sizes.add(sum(t.untyped_storage().nbytes() for t in vars(observer)["_state"].values()))
+        assert len(sizes) == 1, kind
+        assert observer.count == 100 * 600
+
+
+def test_a_value_too_far_for_the_bins():
+    observer = Entropy().observe(torch.tensor([1.0, -0.5]))
+    before = copy.deepcopy(observer)
+    with pytest.raises(
+        ValueError, match=r"^x: the value 1e\+06 would need 2048000000 bins of width 0\.000488281.*range="
+    ):
+        observer.observe(torch.tensor([0.0, -1e6]))
+    same_state(observer, before)
+    observer.observe(torch.tensor([512.0]))
+    assert observer.histogram()[0].shape == (2**20,)
+    with pytest.raises(ValueError, match=r"more than 1048576"):
+        observer.observe(torch.tensor([513.0]))
+    with pytest.raises(ValueError, match=r"^bins: need at most 1024 for 65536 channels, got 2048"):
+        MSE(axis=0).observe(torch.ones(65536, 1))
+
+
+# --- Per channel -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_a_channel_is_an_observer_of_its_own(kind, axis):
+    scales = torch.tensor([1.0, 30.0, 0.001, 0.0, 5.0]).view([-1 if d == axis % 3 else 1 for d in range(3)])
+    parts = [scales.expand([5 if d == axis % 3 else 40 for d in range(3)]) * s for s in (1, 3)]
+    parts = [part * randn(*part.shape, seed=i) for i, part in enumerate(parts)]
+    together = small(kind, axis=axis)
+    alone = [small(kind) for _ in range(5)]
+    for part in parts:
+        together.observe(part)
+        for observer, channel in zip(alone, part.unbind(axis), strict=True):
+            observer.observe(channel)
+    low, high = together.range()
+    assert same_bits((low, high), tuple(torch.stack(ends) for ends in zip(*(o.range() for o in alone), strict=True)))
+    assert together.count == sum(o.count for o in alone)
+    assert together.qparams(INT8, symmetric=True) == choose_qparams(low, high, INT8, True, axis)
+    if kind in HISTOGRAMS:
+        counts, widths = together.histogram()
+        for row, width, observer in zip(counts, widths, alone, strict=True):
+            own, own_width = observer.histogram()
+            assert row[: len(own)].tolist() == own.tolist()
+            assert not row[len(own) :].any()
+            assert float(width) == float(own_width)
+
+
+# --- Percentile ------------------------------------------------------------------------------------------------
+
+
+@reproducible
+@given(batches, st.sampled_from([0.5, 10, 50, 90, 99, 99.9, 99.99, 100]), st.integers(2, 64))
+def test_percentile_is_at_most_a_bin_above_numpys(parts, p, bins):
+    observer = Percentile(p=p, bins=bins)
+    for part in parts:
+        observer.observe(part)
+    x = torch.cat(parts)
+    exact = np.percentile(x.abs().numpy().astype(np.float64), p)
+    width = float(observer.histogram()[1])
+    low, high = (float(end) for end in observer.range())
+    threshold = max(-low, high)
+    one_sided = max(-min(float(x.min()), 0), max(float(x.max()), 0))
+    assert threshold <= one_sided
+    assert -1e-5 * exact <= threshold - exact <= width * (1 + 1e-5) + 1e-5 * exact
+
+
+@pytest.mark.parametrize("p", [90, 99, 99.9, 99.99, 99.999])
+def test_percentiles_of_a_million_values(p):
+    x = randn(1_000_000)
+    observer = Percentile(p=p)
+    for part in x.split(300_000):
+        observer.observe(part)
+    exact = float(np.percentile(x.abs().numpy(), p))
+    assert 0 <= float(observer.range()[1]) - exact <= float(observer.histogram()[1])
+
+
+# --- Entropy ---------------------------------------------------------------------------------------------------
+
+
+def entropy_by_definition(counts, levels):
+    """Candidate by candidate, bin by bin: TensorRT's calibration as NVIDIA's pytorch-quantization defines it."""
+    bins = np.array(counts, dtype=np.float64)
+    bins[0] = bins[1]
+    divergences = []
+    for i in range(levels, len(bins) + 1):
+        level_of = np.digitize(np.arange(i), np.linspace(0, i, levels + 1)) - 1
+        totals, members = Counter(), Counter()
+        for k in range(i):
+            if bins[k]:
+                totals[level_of[k]] += bins[k]
+                members[level_of[k]] += 1
+        q = [totals[level_of[k]] / members[level_of[k]] if bins[k] else 0.0 for k in range(i)]
+        p = bins[:i].tolist()
+        p[-1] += float(bins[i:].sum())
+        divergences.append(kl(p, q))
+    return divergences
+
+
+def kl(p, q):
+    total_p, total_q = math.fsum(p), math.fsum(q)
+    if any(a and not b for a, b in zip(p, q, strict=True)) or not total_p:
+        return math.inf
+    return math.fsum(a / total_p * math.log((a / total_p) / (b / total_q)) for a, b in zip(p, q, strict=True) if a)
+
+
+def last_minimum(divergences):
+    lowest = min(divergences)
+    return max(i for i, d in enumerate(divergences) if d == lowest or d - lowest < 1e-10)
+
+
+@settings(reproducible, max_examples=150)
+@given(
+    st.sampled_from([2, 4, 8, 16]),  # where NumPy's edges are exact
+    st.lists(st.one_of(st.just(0), st.integers(0, 9), st.integers(0, 10**6)), min_size=16, max_size=60),
+)
+def test_entropy_by_its_definition(levels, counts):
+    expected = entropy_by_definition(counts, levels)
+    candidates, divergences = entropy_curve(torch.tensor(counts), levels)
+    assert candidates.tolist() == list(range(levels, len(counts) + 1))
+    assert divergences.dtype == torch.float64
+    assert divergences.tolist() == pytest.approx(expected, abs=1e-12)
+    threshold = entropy_threshold(torch.tensor(counts), 0.5, levels)
+    assert threshold == 0.5 * (levels + last_minimum(expected))
+
+
+@pytest.mark.parametrize("levels", [3, 7, 100])
+def test_levels_need_not_be_a_power_of_two(levels):
+    """Bin k belongs to level floor(k levels / i), in exact arithmetic."""
+    counts = np.random.default_rng(levels).integers(0, 50, 256).astype(float)
+    counts[0] = counts[1]
+    _, divergences = entropy_curve(torch.tensor(counts), levels)
+    for i in (levels, levels + 1, 200, 256):
+        q = np.zeros(i)
+        for level in range(levels):
+            members = [k for k in range(i) if k * levels // i == level and counts[k]]
+            for k in members:
+                q[k] = counts[members].sum() / len(members)
+        p = counts[:i].copy()
+        p[-1] += counts[i:].sum()
+        assert float(divergences[i - levels]) == pytest.approx(kl(p.tolist(), q.tolist()), abs=1e-12)
+
+
+SAMPLES = 1_000_000
+
+
+def normal_with_outliers(rng):
+    x = rng.standard_normal(SAMPLES)
+    x[:100] = 50
+    return x
+
+
+def two_normals(rng):
+    near = rng.random(SAMPLES) < 0.7
+    return np.where(near, rng.normal(0, 0.5, SAMPLES), rng.normal(3, 1, SAMPLES))
+
+
+# Each with the seed of its sample: what it is, min-max, NVIDIA's entropy threshold, and the least MSE with INT8, or
+# UINT8 where nothing is negative.  Recorded from other implementations.
+REFERENCES = {
+    1000: (lambda rng: rng.standard_normal(SAMPLES), 5.053, 5.053, 3.902),
+    1001: (lambda rng: rng.laplace(size=SAMPLES), 14.00, 10.13, 9.684),
+    1002: (lambda rng: np.maximum(rng.standard_normal(SAMPLES), 0), 4.748, 4.317, 4.247),
+    1003: (normal_with_outliers, 50, 4.321, 47.5),
+    1004: (lambda rng: rng.lognormal(0, 1, SAMPLES), 138.9, 25.37, 84.4),
+    1005: (two_normals, 7.527, 7.005, 6.310),
+}
+
+
+@pytest.fixture(scope="module", params=REFERENCES)
+def reference(request):
+    sample, *expected = REFERENCES[request.param]
+    return torch.from_numpy(sample(np.random.default_rng(request.param)).astype(np.float32)), *expected
+
+
+def test_thresholds_of_nvidia_and_least_errors(reference):
+    x, largest, entropy, mse = reference
+    observer = Entropy().observe(x)
+    low, high = observer.range()
+    width = float(observer.histogram()[1])
+    assert abs(float(high) - entropy) <= width + 0.5e-3 * entropy
+    assert float(low) == (-float(high) if float(x.min()) < 0 else 0)
+    one_sided = float(x.min()) >= 0
+    best = MSE(levels=256 if one_sided else 128).observe(x)
+    assert float(best.range()[1]) == pytest.approx(mse, rel=3e-3)
+    del largest
+
+
+def test_one_and_two_threads_agree():
+    x = torch.cat([randn(300_000), 20 * randn(1000)])
+    counts, width = Entropy().observe(x).histogram()
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            observers = [kind().observe(x) for kind in HISTOGRAMS]
+            found.append([o.range() for o in observers] + [entropy_curve(counts)[1], entropy_threshold(counts, width)])
+    finally:
+        torch.set_num_threads(before)
+    for one, two in zip(*found, strict=True):
+        assert one == two if isinstance(one, float) else same_bits(one, two)
+
+
+def test_zeros_and_the_first_bin_do_not_matter():
+    """Half of all values at zero, as after a ReLU, or none: one threshold."""
+    x = randn(100_000).abs()
+    with_zeros = torch.cat([x, torch.zeros(1_000_000)])
+    assert same_bits(Entropy().observe(x).range(), Entropy().observe(with_zeros).range())
+    counts = torch.tensor([0, 5, 4, 3, 2, 1, 1, 1])
+    for first in (0, 5, 10**9):
+        counts[0] = first
+        assert (
+            entropy_curve(counts, 4)[1].tolist() == entropy_curve(torch.tensor([5, 5, 4, 3, 2, 1, 1, 1]), 4)[1].tolist()
+        )
+
+
+def test_entropy_is_two_sided_if_one_value_is_negative():
+    x = randn(10_000).abs()
+    low, high = Entropy().observe(x).range()
+    assert (float(low), float(high)) == (0, float(high))
+    low, high = Entropy().observe(x).observe(torch.tensor([-1e-3])).range()
+    assert float(low) == -float(high) < 0
+
+
+def test_equal_minima_take_the_last():
+    """As many bins as levels lose nothing; of the candidates that lose nothing, the last clips nothing."""
+    counts = torch.zeros(64, dtype=torch.int64)
+    counts[torch.tensor([1, 20, 40, 63])] = torch.tensor([7, 3, 2, 5])
+    assert entropy_threshold(counts, 1.0, 16) == 64
+    counts[60:] = 0
+    assert entropy_threshold(counts, 1.0, 16) == 64
+    # An observer knows where the data end.
+    observer = Entropy(bins=64, levels=16, range=64.0).observe(torch.tensor([2.0, -21.0, 41.0]))
+    assert tuple(map(float, observer.range())) == (-41, 41)
+
+
+# --- Squared error ---------------------------------------------------------------------------------------------
+
+
+def error(x, threshold, levels):
+    """Mean squared error on the data, by rounding each value."""
+    step = threshold / (levels - 1)
+    magnitude = x.double().abs()
+    return float((magnitude - (magnitude / step).round().clamp(max=levels - 1) * step).square().mean())
+
+
+@pytest.mark.parametrize("levels", [2, 3, 8, 128])
+def test_error_of_evenly_filled_bins(levels):
+    """Each bin cut in many equal parts, and each part rounded: the curve, for every candidate."""
+    counts = torch.tensor([7, 0, 5, 9, 3, 0, 0, 1, 2, 0, 4, 1])
+    parts = 2000
+    x = (torch.arange(12 * parts) + 0.5) / parts
+    weights = counts.repeat_interleave(parts) / parts
+    candidates, errors = mse_curve(counts, levels)
+    assert candidates.tolist() == list(range(1, 13))
+    for i, found in zip(candidates.tolist(), errors.tolist(), strict=True):
+        step = i / (levels - 1)
+        rounded = (x.double() / step).round().clamp(max=levels - 1) * step
+        assert found == pytest.approx(float((weights * (x - rounded).square()).sum() / counts.sum()), rel=2e-3)
+
+
+DISTRIBUTIONS = {
+    "normal": randn(10_000),
+    "heavy": randn(10_000) / randn(10_000, seed=1).abs().clamp(min=0.05),
+    "one-sided": randn(10_000).clamp(min=0),
+    "even": torch.rand(10_000, generator=torch.Generator().manual_seed(0)) - 0.5,
+    "shifted": randn(10_000) + 3,
+    "outliers": torch.cat([randn(10_000), torch.full((3,), 50.0)]),
+}
+
+
+@pytest.mark.parametrize("levels", [4, 8, 128])
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_mse_against_brute_force(name, levels):
+    """No threshold of a fine grid has an error more than 1 % lower, whatever the data."""
+    x = DISTRIBUTIONS[name]
+    low, high = MSE(levels=levels).observe(x).range()
+    found = error(x, max(-float(low), float(high)), levels)
+    grid = np.geomspace(float(x.abs().max()) / 100, float(x.abs().max()), 120)
+    assert found <= 1.01 * min(error(x, t, levels) for t in grid)
+
+
+@pytest.mark.parametrize("levels", [4, 8, 128])
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_admm_ends_where_no_turn_helps(name, levels):
+    x = DISTRIBUTIONS[name]
+    low, high = ADMM(levels=levels).observe(x).range()
+    threshold = max(-float(low), float(high))
+    counts, width = ADMM(levels=levels).observe(x[x != 0]).histogram()
+    centres = (torch.arange(len(counts)) + 0.5) * float(width)
+    step = threshold / (levels - 1)
+    q = (centres.double() / step).round().clamp(max=levels - 1)
+    assert float((counts * centres * q).sum() / (counts * q * q).sum()) == pytest.approx(step, rel=1e-5)
+    # From its start, it never got worse; and MSE, which tries all thresholds, is not worse either.
+    start = float(x.abs().max()) / 1.25
+    assert error(x, threshold, levels) <= 1.001 * error(x, start, levels)
+    best = max(map(abs, map(float, MSE(levels=levels).observe(x).range())))
+    assert error(x, best, levels) <= 1.01 * error(x, threshold, levels)
+
+
+def test_admm_by_hand():
+    """Four values, one step a = 4 / (1.25 * 3): codes, their best step, until both stay."""
+    centres = torch.tensor([0.5, 1.5, 2.5, 3.5], dtype=torch.float64)
+    step, steps = 4 / (1.25 * 3), []
+    while not steps or steps[-1] != step:
+        steps.append(step)
+        q = (centres / step).round().clamp(max=3)
+        step = float((centres * q).sum() / q.square().sum())
+    assert len(steps) > 1
+    x = torch.tensor([1.0, 2.0, 3.0, 4.0, 0.0, 0.0])
+    low, high = ADMM(bins=4, levels=4).observe(x).range()
+    assert (float(low), float(high)) == (0, pytest.approx(min(3 * step, 4), rel=1e-6))
+
+
+def test_exact_zeros_have_no_error():
+    """A spike at zero does not move the best threshold, and the histogram still counts it."""
+    x = randn(20_000)
+    spiked = torch.cat([x, torch.zeros(1_000_000)])
+    for kind in (MSE, ADMM):
+        for levels in (4, 128):
+            a, b = kind(levels=levels).observe(x), kind(levels=levels).observe(spiked)
+            assert same_bits(a.range(), b.range())
+            assert int(b.histogram()[0][0] - a.histogram()[0][0]) == 1_000_000
+
+
+@pytest.mark.parametrize("kind", [Percentile, MSE, ADMM])
+def test_ranges_stay_within_the_data_and_hold_zero(kind):
+    """Skewed data: the longer side ends at T, the shorter where the data end."""
+    x = torch.cat([randn(10_000), torch.rand(10_000) * 8])
+    low, high = kind().observe(x).range()
+    assert float(low) == float(x.min())
+    assert float(x.abs().max()) >= float(high) > -float(low)
+    mirrored = kind().observe(-x).range()
+    assert same_bits(mirrored, (-high, -low))
+    low, high = kind().observe(5 + torch.rand(100)).range()
+    assert (float(low), float(high) > 5) == (0, True)
+
+
+# --- Merging ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", MERGEABLE)
+@reproducible
+@given(batches, batches, st.booleans())
+def test_merging_equals_having_seen_all(kind, ours, theirs, per_channel):
+    more = {"axis": 0, "range": torch.tensor([5.0])} if per_channel else {"range": 5.0}
+    if kind is MinMax:
+        del more["range"]
+    make = lambda: small(kind, **more)  # noqa: E731
+    mine, other, both = make(), make(), make()
+    for observer, parts in ((mine, ours), (other, theirs), (both, ours + theirs)):
+        for part in parts:
+            observer.observe(part[None] if per_channel else part)
+    kept = copy.deepcopy(other)
+    assert mine.merge(other) is mine
+    same_state(mine, both)
+    same_state(other, kept)
+
+
+@pytest.mark.parametrize("kind", MERGEABLE)
+@reproducible
+@given(batches, st.randoms(use_true_random=False))
+def test_order_does_not_matter_once_the_width_is_fixed(kind, parts, random):
+    more = {} if kind is MinMax else {"range": (-5.0, 3.0)}
+    forward, shuffled = small(kind, **more), small(kind, **more)
+    for part in parts:
+        forward.observe(part)
+    for part in random.sample(parts, len(parts)):
+        shuffled.observe(part)
+    same_state(forward, shuffled)
+    same_state(small(kind, **more).observe(torch.cat(parts)), forward)
+
+
+def test_two_passes_fix_the_width():
+    x = randn(6, 3, 50) * torch.tensor([1.0, 7.0, 0.0])[:, None]
+    first = MinMax(axis=1)
+    for part in x:
+        first.observe(part[None])
+    whole = MSE(axis=1).observe(x)
+    shards = [MSE(axis=1, range=first.range()) for _ in range(2)]
+    for i, part in enumerate(x):
+        shards[i % 2].observe(part[None])
+    same_state(shards[0].merge(shards[1]), whole)
+    largest = torch.maximum(-first.range()[0], first.range()[1])
+    same_state(MSE(axis=1, range=largest).observe(x), whole)
+
+
+@pytest.mark.parametrize("kind", MERGEABLE)
+@pytest.mark.parametrize("axis", [None, 1])
+def test_merging_with_one_that_saw_nothing(kind, axis):
+    x = randn(20, 3)
+    for empty_first in (True, False):
+        seen, empty = small(kind, axis=axis).observe(x), small(kind, axis=axis)
+        mine, other = (empty, seen) if empty_first else (seen, empty)
+        same_state(mine.merge(other), small(kind, axis=axis).observe(x))
+    assert small(kind, axis=axis).merge(small(kind, axis=axis)).count == 0
+
+
+def test_a_width_that_only_one_has():
+    """Zeros need no width, so they merge with any."""
+    zeros, x = torch.zeros(4, 2), randn(50, 2)
+    for axis in (None, 1):
+        for a, b in ((zeros, x), (x, zeros)):
+            merged = small(MSE, axis=axis).observe(a).merge(small(MSE, axis=axis).observe(b))
+            same_state(merged, small(MSE, axis=axis).observe(a).observe(b))
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "message"),
+    [
+        (MinMax(), Entropy(), r"^other: need MinMax\(axis=None\) like this one, got Entropy\(levels=128"),
+        (MinMax(), MinMax(axis=0), r"^other: need MinMax\(axis=None\).*got MinMax\(axis=0\)"),
+        (Entropy(), Entropy(bins=1024), r"bins=2048.*bins=1024"),
+        (MSE(), MSE(levels=8), r"levels=128.*levels=8"),
+        (Percentile(), Percentile(p=99), r"p=99\.99.*p=99\.0"),
+        (MSE(), "MSE", r"got 'MSE'"),
+        (MovingAverageMinMax(), MovingAverageMinMax(), r"order of their batches"),
+    ],
+)
+def test_what_does_not_merge(mine, other, message):
+    with pytest.raises(ValueError, match=message):
+        mine.merge(other)
+
+
+def test_unequal_widths_and_channels_do_not_merge():
+    mine, other = MSE().observe(torch.tensor([1.0])), MSE().observe(torch.tensor([2.0]))
+    before = copy.deepcopy(mine)
+    with pytest.raises(
+        ValueError, match=r"^other: need bins of one width, got 0\.00048828125 and 0\.0009765625; give.*range="
+    ):
+        mine.merge(other)
+    same_state(mine, before)
+    with pytest.raises(ValueError, match=r"^other: need 2 channels, as here, got 3"):
+        MinMax(axis=0).observe(torch.ones(2, 1)).merge(MinMax(axis=0).observe(torch.ones(3, 1)))
+    channels = MSE(axis=0).observe(torch.tensor([[1.0], [0.0], [3.0]]))
+    with pytest.raises(ValueError, match=r"0\.00146484375 and 0\.001953125"):
+        channels.merge(MSE(axis=0).observe(torch.tensor([[1.0], [2.0], [4.0]])))
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    root = Path(__file__).parents[1]
+    paths = [str(root), str(root / "tests"), os.environ.get("PYTHONPATH", "")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, calibrate_processes.__file__, str(folder)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_two_processes_find_what_one_finds(two_processes):
+    for axis in (None, -1):
+        for name, observer in calibrate_processes.observers(axis).items():
+            for batch in calibrate_processes.data():
+                observer.observe(batch)
+            for rank in (0, 1):
+                assert same_state(load(two_processes / f"{name} {axis} {rank}"), observer)
+
+
+def test_a_process_that_saw_nothing_takes_part(two_processes):
+    for name, kind in (("minmax", MinMax), ("entropy", Entropy)):
+        alone = kind(axis=1).observe(calibrate_processes.data()[0])
+        for rank in (0, 1):
+            assert same_state(load(two_processes / f"{name} alone {rank}"), alone)
+    assert [load(two_processes / f"mse alone {rank}").count for rank in (0, 1)] == [0, 0]
+
+
+def test_all_processes_raise_alike(two_processes):
+    first, second = (json.loads((two_processes / f"raised {rank}").read_text()) for rank in (0, 1))
+    assert first == second
+    expected = {
+        "width": "observers['1']: need bins of one width",
+        "class": "observers['1']: need the same observer in all processes, got ADMM(",
+        "settings": "observers['1']: need the same observer in all processes, got Percentile(p=99.0",
+        "channels": "observers['1']: need the same observer in all processes, got MinMax(axis=0) and MinMax(axis=1)",
+        "number": "observers: need the same in all processes, got ['0'] in process 0 and ['0', '1'] in process 1",
+        "order": "observers[1]: moving averages depend on the order",
+    }
+    for what, message in expected.items():
+        assert first[what].startswith(message), what
+
+
+def test_all_reduce_needs_a_group():
+    with pytest.raises(RuntimeError, match=r"init_process_group"):
+        all_reduce([MinMax()])
+
+
+# --- Files -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("axis", [None, -1])
+def test_a_loaded_observer_goes_on_as_the_saved_one(kind, axis, tmp_path):
+    observer = small(kind, axis=axis)
+    path = tmp_path / "observer"
+    for seed in range(3):
+        observer.save(path)
+        observer = load(path)
+        assert type(observer) is kind
+        observer.observe((1 + seed) * randn(30, 4, seed=seed))
+    straight = small(kind, axis=axis)
+    for seed in range(3):
+        straight.observe((1 + seed) * randn(30, 4, seed=seed))
+    same_state(observer, straight)
+
+
+def test_a_width_fixed_beforehand_is_saved(tmp_path):
+    for more in ({"range": 3.0}, {"axis": 0, "range": torch.tensor([3.0, 1.0])}):
+        MSE(**more).save(tmp_path / "observer")
+        x = randn(2, 100)
+        same_state(load(tmp_path / "observer").observe(x), MSE(**more).observe(x))
+
+
+def test_files_of_others_are_refused(tmp_path):
+    path = tmp_path / "file"
+    with pytest.raises(FileNotFoundError):
+        load(path)
+    path.write_bytes(b"something else")
+    with pytest.raises(ValueError, match=r"^path: need a safetensors file, got .*file"):
+        load(path)
+    save_file({"weight": torch.ones(2)}, path)
+    with pytest.raises(ValueError, match=r"^path: need an observer's file, got .*file"):
+        load(path)
+
+
+GOOD = {"format": "quantcourse.calibrate 1", "class": "MSE", "settings": '{"levels": 4, "bins": 4, "axis": null}'}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "tensors", "message"),
+    [
+        ({"class": "list"}, {}, "need an observer's file"),
+        ({"format": "quantcourse.calibrate 2"}, {}, "need an observer's file"),
+        ({"settings": "{"}, {}, "need an observer's settings"),
+        ({"settings": '{"p": 3}'}, {}, "need an observer's settings"),
+        ({"settings": '{"levels": 1}'}, {}, "need an observer's settings"),
+        ({}, {"low": None}, "need the state"),
+        ({}, {"extra": torch.zeros(1)}, "need the state"),
+        ({}, {"low": torch.zeros(2), "high": torch.zeros(2)}, "need the state"),
+        ({}, {"low": torch.zeros(1, dtype=torch.float64)}, "need the state"),
+        ({}, {"counts": torch.tensor([[0, 1, 0, 0, 0]])}, "need the state"),
+        ({}, {"counts": torch.tensor([[0, 3, -1, 0, 0]])}, "need the state"),
+        ({}, {"counts": torch.tensor([[0, 2, 0, 0]])}, "need the state"),
+        ({}, {"width": torch.tensor([-1.0])}, "need the state"),
+        ({}, {"width": torch.tensor([math.nan])}, "need the state"),
+        ({}, {"low": torch.tensor([9.0])}, "need the state"),
+        ({}, {"high": torch.tensor([math.inf])}, "need the state"),
+    ],
+)
+def test_states_that_nobody_saved_are_refused(metadata, tensors, message, tmp_path):
+    path = tmp_path / "file"
+    MSE(bins=4, levels=4).observe(torch.tensor([1.0, 4.0])).save(path)
+    good = load_file(path)
+    save_file(good, path, GOOD)
+    load(path)
+    changed = {name: t for name, t in {**good, **tensors}.items() if t is not None}
+    save_file(changed, path, {**GOOD, **metadata})
+    with pytest.raises(ValueError, match=f"^path: {message}"):
+        load(path)
+
+
+# --- Degenerate data -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("value", [0.0, 1.0, -3.0, 3.0e38, -3.0e38, 1e-45, 1e-38, 1 / 3])
+@pytest.mark.parametrize("size", [1, 1000])
+def test_constant_data_give_a_usable_range(kind, value, size):
+    x = torch.full((size,), value)
+    observer = kind().observe(x)
+    low, high = observer.range()
+    assert torch.isfinite(low) and torch.isfinite(high)
+    assert low.dtype == high.dtype == torch.float32
+    assert low.ndim == high.ndim == 0
+    assert max(abs(float(low)), abs(float(high))) == pytest.approx(abs(value), rel=1e-3, abs=1e-38)
+    for dtype, symmetric in ((INT8, True), (UINT8, False), (INT4, True), (UINT4, False)):
+        qp = observer.qparams(dtype, symmetric)
+        assert qp == choose_qparams(low, high, dtype, symmetric)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_few_values_give_a_usable_range(kind):
+    for values in ([0.0, 1.0], [-1.0, 2.0, 3.0], [1e-30, 1.0], [0.0] * 99 + [7.0]):
+        low, high = kind().observe(torch.tensor(values)).range()
+        assert float(low) >= min(0, *values) or kind is Entropy
+        assert 0 < float(high) <= max(values)
+
+
+def test_the_largest_numbers_of_float32():
+    largest = torch.finfo(torch.float32).max
+    x = torch.tensor([largest, -largest, 1.0])
+    for kind in ALL:
+        low, high = kind(axis=None).observe(x).range()
+        assert -largest <= float(low) < 0 < float(high) <= largest
+
+
+def test_data_far_below_a_fixed_range():
+    """All in one bin: nothing to choose from, so nothing is clipped."""
+    x = randn(1000)
+    for kind in (Entropy, MSE, Percentile):
+        low, high = kind(range=1e6).observe(x).range()
+        assert float(x.abs().max()) == max(-float(low), float(high))
+
+
+# --- Errors ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("axis", [None, 1])
+def test_nan_and_infinity_are_counted_and_change_nothing(kind, axis):
+    x = randn(20, 5)
+    for fresh in (True, False):
+        for bad in ([math.nan], [math.inf], [-math.inf], [-math.inf, math.nan, math.inf]):
+            observer, clean = small(kind, axis=axis), small(kind, axis=axis)
+            if not fresh:
+                observer.observe(x)
+                clean.observe(x)
+            broken = x.clone()
+            broken.view(-1)[torch.arange(len(bad)) * 7] = torch.tensor(bad)
+            message = f"^x: {len(bad)} of 100 values are NaN or infinite as float32, in a batch for {kind.__name__}$"
+            with pytest.raises(ValueError, match=message):
+                observer.observe(broken)
+            assert observer.count == clean.count
+            same_state(observer.observe(2 * x), clean.observe(2 * x))
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_one_that_saw_nothing_says_so(kind):
+    for axis in (None, 0):
+        observer = kind(axis=axis)
+        assert observer.count == 0
+        for ask in (observer.range, lambda o=observer: o.qparams(INT8, True)):
+            with pytest.raises(ValueError, match=rf"^{kind.__name__}: has seen no values; call observe\(x\) first"):
+                ask()
+    if kind in HISTOGRAMS:
+        with pytest.raises(ValueError, match="has seen no values"):
+            kind().histogram()
+
+
+@pytest.mark.parametrize(
+    ("x", "axis", "message"),
+    [
+        ([1.0], None, "x: need a torch tensor, got a list"),
+        (torch.ones(3, dtype=torch.int32), None, "x: need floating-point values, got torch.int32"),
+        (torch.ones(3, dtype=torch.complex64), None, "x: need floating-point values"),
+        (torch.ones(0), None, r"x: need at least one value, got shape \(0,\)"),
+        (torch.ones(2, 0), 0, r"x: need at least one value, got shape \(2, 0\)"),
+        (torch.ones(3), 1, r"x: need a tensor with axis 1, got shape \(3,\)"),
+        (torch.tensor(3.0), 0, r"x: need a tensor with axis 0, got shape \(\)"),
+        (torch.ones(3), -2, r"x: need a tensor with axis -2"),
+        (torch.tensor([1e300, 0], dtype=torch.float64), None, "x: 1 of 2 values are NaN or infinite as float32"),
+    ],
+)
+@pytest.mark.parametrize("kind", [MinMax, Entropy])
+def test_batches_that_do_not_fit(kind, x, axis, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        kind(axis=axis).observe(x)
+
+
+def test_another_number_of_channels():
+    for kind in ALL:
+        observer = small(kind, axis=1).observe(randn(4, 3))
+        with pytest.raises(ValueError, match=r"^x: need 3 channels along axis 1, as before, got 5"):
+            observer.observe(randn(4, 5))
+    with pytest.raises(ValueError, match=r"^x: need 3 channels along axis 1, as before, got 5"):
+        MSE(axis=1, range=torch.ones(3)).observe(randn(4, 5))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MinMax(axis=1.0), "axis: need an integer or None, got 1.0"),
+        (lambda: MinMax(axis=True), "axis: need an integer or None, got True"),
+        (lambda: MovingAverageMinMax(c=0), "c: need a number above 0, at most 1, got 0"),
+        (lambda: MovingAverageMinMax(c=1.5), "c: need"),
+        (lambda: MovingAverageMinMax(c=math.nan), "c: need"),
+        (lambda: MovingAverageMinMax(c="1"), "c: need"),
+        (lambda: MovingAverageMinMax(c=True), "c: need"),
+        (lambda: Percentile(p=0), "p: need a number above 0, at most 100, got 0"),
+        (lambda: Percentile(p=100.1), "p: need"),
+        (lambda: Percentile(p=None), "p: need"),
+        (lambda: Percentile(bins=0), "bins: need an integer from 1 to 1048576, got 0"),
+        (lambda: Percentile(bins=2.0), "bins: need"),
+        (lambda: Entropy(levels=1), "levels: need an integer from 2 to 65536, got 1"),
+        (lambda: MSE(levels=128.0), "levels: need"),
+        (lambda: Entropy(bins=64), "bins: need at least one a level, 128, got 64"),
+        (lambda: MSE(range=-1.0), "range: need low <= high and magnitudes >= 0, got -1.0"),
+        (lambda: MSE(range=(2.0, 1.0)), "range: need low <= high"),
+        (lambda: MSE(range=math.inf), "range: 1 of 1 values are NaN or infinite"),
+        (lambda: MSE(range=(math.nan, 1.0)), "range: 1 of 1 values are NaN or infinite"),
+        (lambda: MSE(range="wide"), "range: need numbers or tensors, got 'wide'"),
+        (lambda: MSE(range=(1.0, 2.0, 3.0)), r"range: need the largest magnitude or a pair \(low, high\)"),
+        (lambda: MSE(range=()), r"range: need the largest magnitude or a pair \(low, high\)"),
+        (lambda: MSE(range=(torch.zeros(2), 1.0), axis=0), r"range: need the largest magnitude or a pair"),
+        (lambda: MSE(range=torch.ones(3)), r"range: need one value, got shape \(3,\)"),
+        (lambda: MSE(range=1.0, axis=0), r"range: need one value a channel \(1-D\), got shape \(\)"),
+        (lambda: MSE(range=torch.ones(0), axis=0), "range: need at least one value"),
+        (lambda: entropy_curve([1, 2]), "counts: need a torch tensor, got a list"),
+        (lambda: entropy_curve(torch.ones(4, 4), 2), r"counts: need two bins or more, 1-D, got \(4, 4\)"),
+        (lambda: entropy_curve(torch.ones(1), 2), "counts: need two bins or more"),
+        (lambda: entropy_curve(torch.tensor([1.5, 1, 1]), 2), "counts: need whole numbers of at least 0"),
+        (lambda: entropy_curve(torch.tensor([1, -1, 1]), 2), "counts: need whole numbers of at least 0"),
+        (lambda: entropy_curve(torch.tensor([1, math.nan, 1]), 2), "counts: 1 of 3 values are NaN"),
+        (lambda: entropy_curve(torch.ones(4), 5), "levels: need an integer from 2 to 4, got 5"),
+        (lambda: entropy_curve(torch.ones(4), 1), "levels: need an integer from 2 to 4, got 1"),
+        (lambda: entropy_threshold(torch.ones(4), 0.0, 2), "width: need a number above 0"),
+        (lambda: entropy_threshold(torch.ones(4), torch.ones(2), 2), "width: need one number, got shape"),
+        (lambda: entropy_threshold(torch.ones(4), math.inf, 2), "width: 1 of 1 values are NaN or infinite"),
+        (lambda: entropy_threshold(torch.ones(4), "1", 2), "width: need a number above 0"),
+        (lambda: mse_curve(torch.zeros(4)), "counts: need a positive sum, got all zeros"),
+        (lambda: mse_curve(torch.ones(4), 1), "levels: need an integer from 2 to 65536, got 1"),
+        (lambda: all_reduce(MinMax()), "observers: need a list or dict of observers, got a MinMax"),
+        (lambda: all_reduce("MinMax"), "observers: need a list or dict of observers, got a str"),
+        (lambda: all_reduce({"a": 1}), r"observers\['a'\]: need an observer, got a int"),
+        (lambda: all_reduce([MovingAverageMinMax()]), r"observers\[0\]: moving averages depend on the order"),
+    ],
+)
+def test_arguments_that_do_not_fit(make, message, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with pytest.raises(ValueError, match=f"^{message}"):
+        make()
+
+
+# --- Devices and gradients -------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("axis", [None, 1])
+def test_a_gpu_finds_the_same(kind, axis, tmp_path):
+    x = randn(100, 3, 700)
+    reference, observer = kind(axis=axis), kind(axis=axis)
+    mixed = kind(axis=axis).observe(x[:50])
+    for part in (x[:50], 5 * x[50:]):
+        reference.observe(part)
+        observer.observe(part.cuda())
+    assert observer.range()[0].is_cuda
+    assert same_bits(tuple(end.cpu() for end in observer.range()), reference.range())
+    assert mixed.observe(5 * x[50:].cuda()).range()[0].device.type == "cpu"
+    same_state(mixed, reference)
+    observer.save(tmp_path / "observer")
+    same_state(load(tmp_path / "observer"), reference)
+    if kind in HISTOGRAMS:
+        assert same_bits(tuple(t.cpu() for t in observer.histogram()), reference.histogram())
+    if kind in MERGEABLE:
+        assert kind(axis=axis).merge(observer).range()[0].is_cuda
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_results_are_copies_without_a_gradient(kind):
+    x = randn(50, 2).requires_grad_()
+    for axis in (None, 1):
+        observer = small(kind, axis=axis).observe(x)
+        before = copy.deepcopy(observer)
+        for t in (*observer.range(), *(observer.histogram() if kind in HISTOGRAMS else ())):
+            assert not t.requires_grad
+            t.zero_()
+        same_state(observer, before)
