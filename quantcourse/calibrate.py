@@ -139,7 +139,7 @@ class Observer(ABC):
             other: an observer of the same class and settings; it stays as it is.
 
         Returns:
-            The observer itself.  Exact: range and counts do not depend on who saw which
+            The observer itself; range and counts do not depend on who saw which
             batch, as long as both have one bin width.
 
         Raises:

@@ -285,7 +285,7 @@ def quantize_bias(bias: Tensor, qp: QParams, weight_qp: QParams) -> Tensor:
         weight_qp: of the weights, one scale or one for each output.
 
     Returns:
-        int32: ``bias / (s_x s_w)`` to nearest, ties to even, in float64.
+        int32 codes, ``bias / (s_x s_w)`` to nearest, ties to even, in float64.
 
     Raises:
         ValueError: for other shapes or types, NaN or infinity; if a code leaves INT32,
