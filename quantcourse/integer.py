@@ -5,10 +5,11 @@ itself is an integer and a shift, adds the zero point of its output and clips.
 Explained in the chapters *The integer multiplier* and *Integer layers*.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from numbers import Real
+from numbers import Integral, Real
 from typing import Literal, get_args, overload
 
 import torch
@@ -42,6 +43,7 @@ Activation = Literal["relu", "relu6"]
 Pair = int | tuple[int, int]
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
+LARGEST_MULTIPLIER = math.nextafter(2**30 - 0.25, 0)  # m0 stays below 2**31 at shift 30
 CHUNK = 1 << 15  # accumulators to requantize at once: what lies between stays in cache
 
 
@@ -88,8 +90,6 @@ def quantize_multiplier(
     m0, shift = torch.where(carry, 2**30, m0), shift + carry
     too_small = (shift < -31) | (values == 0)
     m0, shift = m0.masked_fill(too_small, 0), shift.masked_fill(too_small, 0)
-    if (shift > 30).any():
-        raise ValueError(f"m: need less than about 2**30, got {float(values.max()):g}")
     if isinstance(m, Tensor):
         return m0.to(torch.int32), shift.to(torch.int32)
     return int(m0), int(shift)
@@ -199,8 +199,8 @@ def _check_int32(x: Tensor, what: str) -> None:
     if low < INT32_MIN or high > INT32_MAX:
         got = low if low < INT32_MIN else high
         raise ValueError(
-            f"acc, shift: need {what} in INT32, got {got}: "
-            "use a smaller multiplier (a larger scale for the output)"
+            f"acc: need {what} in INT32, got {got}: use a smaller multiplier, that is "
+            "a larger scale of the output"
         )
 
 
@@ -212,7 +212,7 @@ def requantize(
     multiplier: Tensor | float,
     qp: QParams,
     rounding: Rounding = "double",
-    axis: int = 1,
+    axis: int | None = None,
     activation: Activation | None = None,
 ) -> Tensor:
     """Codes of the output: ``clip(round(multiplier * acc) + zero_point, low, high)``.
@@ -224,8 +224,8 @@ def requantize(
         qp: what the codes shall stand for; one scale.
         rounding: as for ``multiply_by_quantized_multiplier``; ``"float"`` takes
             ``multiplier`` as a float32.
-        axis: the axis of ``acc`` along which multipliers differ: 1 for channels of
-            images, -1 for a linear layer.
+        axis: the axis of ``acc`` along which multipliers differ.  None: the channels
+            of images (axis 1 of 4), the last axis otherwise.
         activation: None clips to the codes of ``qp``; ``"relu"`` and ``"relu6"`` raise
             the lower end to the code of 0, the latter lowers the upper to that of 6.
 
@@ -253,6 +253,10 @@ def requantize(
         raise ValueError(
             f"multiplier: need a number, 0-d or 1-D, got shape {tuple(values.shape)}"
         )
+    if axis is None:
+        axis = 1 if acc.ndim == 4 else -1
+    elif type(axis) is not int:
+        raise ValueError(f"axis: need an integer or None, got {axis!r}")
     if values.ndim == 1:
         in_range = -acc.ndim <= axis < acc.ndim
         if not in_range or acc.shape[axis] != len(values):
@@ -870,9 +874,14 @@ def concat(
     """
     one_of(rounding, get_args(Rounding), "rounding")
     _check_one_scale(out, "out")
-    if not parts:
-        raise ValueError("parts: need at least one pair of codes and QParams, got none")
-    codes = [_rescaled(q, qp, out, rounding) for q, qp in parts]
+    if not isinstance(parts, Sequence) or not parts:
+        raise ValueError(
+            "parts: need a list of pairs of codes and QParams, at least one, got "
+            f"{'none' if isinstance(parts, Sequence) else f'a {type(parts).__name__}'}"
+        )
+    if type(axis) is not int:
+        raise ValueError(f"axis: need an integer, got {axis!r}")
+    codes = [_rescaled(parts, i, out, rounding) for i in range(len(parts))]
     try:
         return torch.cat(codes, axis)
     except (IndexError, RuntimeError) as error:
@@ -882,8 +891,17 @@ def concat(
         ) from error
 
 
-def _rescaled(q: Tensor, qp: QParams, out: QParams, rounding: Rounding) -> Tensor:
-    q = _codes(q, qp, "parts", "parts")
+def _rescaled(
+    parts: Sequence[tuple[Tensor, QParams]], i: int, out: QParams, rounding: Rounding
+) -> Tensor:
+    """The codes of one part, on the scale of the output."""
+    part, name = parts[i], f"parts[{i}]"
+    if not isinstance(part, tuple) or len(part) != 2:
+        raise ValueError(
+            f"{name}: need a pair of codes and QParams, got a {type(part).__name__}"
+        )
+    q, qp = part
+    q = _codes(q, qp, name, name)
     if qp == out:
         return q.to(out.dtype.storage)
     centred = q.to(torch.int32) - int(qp.zero_point)
@@ -1060,13 +1078,19 @@ def _multipliers(m: Tensor | float, name: str) -> Tensor:
         raise ValueError(
             f"{name}: need 0 or more, got {float(values.min())} (scales are positive)"
         )
+    if (values > LARGEST_MULTIPLIER).any():
+        raise ValueError(
+            f"{name}: need less than about 2**30, got {float(values.max()):g}"
+        )
     return values
 
 
-def _as_tensor(n: Tensor | int, name: str) -> Tensor | object:
-    """A Python integer as a 0-d tensor, all else as it is."""
-    if isinstance(n, int):
+def _as_tensor(n: Tensor | int, name: str) -> Tensor:
+    """A Python integer as a 0-d tensor, a tensor as it is."""
+    if isinstance(n, Integral) and not isinstance(n, bool):
         return torch.tensor(integer(n, -(2**63), 2**63 - 1, name))
+    if not isinstance(n, Tensor):
+        raise ValueError(f"{name}: need an integer or a torch tensor, got {shown(n)}")
     return n
 
 
@@ -1118,13 +1142,13 @@ def _bias_codes(bias: Tensor | None, weight: Tensor) -> Tensor:
     """``bias``, or zeros for None."""
     if bias is None:
         return torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
-    bias = _integers(bias, INT32_MIN, INT32_MAX, "bias").to(weight.device)
+    bias = dense(bias, "bias")
     if bias.dtype != torch.int32 or bias.shape != (len(weight),):
         raise ValueError(
             f"bias: need int32 of shape ({len(weight)},), got {bias.dtype} of shape "
             f"{tuple(bias.shape)}; see quantize_bias"
         )
-    return bias
+    return bias.to(weight.device)
 
 
 def _check_one_scale(qp: object, name: str) -> None:
@@ -1149,9 +1173,9 @@ def _check_weight_qp(qp: object) -> None:
 
 
 def _pair(value: Pair, low: int, name: str) -> tuple[int, int]:
-    pair = (value, value) if not isinstance(value, tuple) else value
-    if len(pair) != 2:
-        raise ValueError(f"{name}: need an integer or two, got {value!r}")
+    pair = (value, value) if isinstance(value, Integral) else value
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise ValueError(f"{name}: need an integer or a pair of them, got {value!r}")
     return integer(pair[0], low, 1 << 31, name), integer(pair[1], low, 1 << 31, name)
 
 

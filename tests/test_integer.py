@@ -225,7 +225,7 @@ def test_rounding_everywhere(acc, m0, shift, rounding):
     if rounding == "double":
         inside = INT32_MIN <= acc * 2 ** max(shift, 0) <= INT32_MAX
     if not inside:
-        with pytest.raises(ValueError, match=r"acc, shift: need acc .* in INT32, got"):
+        with pytest.raises(ValueError, match=r"acc: need acc .* in INT32, got"):
             multiply_by_quantized_multiplier(acc, m0, shift, rounding)
         return
     result = multiply_by_quantized_multiplier(acc, m0, shift, rounding)
@@ -309,7 +309,7 @@ def test_multiplier_shapes_broadcast():
         ((1, -1, 0), "m0: need 0 to 2147483647, got -1"),
         ((1, 2**30, 31), "shift: need -31 to 30, got 31"),
         ((1, 2**30, -32), "shift: need -31 to 30, got -32"),
-        ((1, 2.0, 0), "m0: need a torch tensor, got a float"),
+        ((1, 2.0, 0), "m0: need an integer or a torch tensor, got"),
         ((1, 2**30, 0, "up"), "rounding: need one of 'double', 'single', 'float', got 'up'"),
         (
             (torch.ones(3, dtype=torch.int32), torch.full((2,), 2**30), torch.zeros(2, dtype=int)),
@@ -394,7 +394,7 @@ def test_requantize_at_ties():
     ("change", "match"),
     [
         ({"multiplier": -0.5}, "multiplier: need 0 or more"),
-        ({"multiplier": torch.ones(3)}, r"multiplier: need one for each index of axis 1 of acc, .*\(2, 2\), got 3"),
+        ({"multiplier": torch.ones(3)}, r"multiplier: need one for each index of axis -1 of acc, .*\(2, 2\), got 3"),
         ({"multiplier": torch.ones(2), "axis": 2}, "index of axis 2"),
         ({"multiplier": torch.ones(2, 2)}, r"multiplier: need a number, 0-d or 1-D, got shape \(2, 2\)"),
         ({"acc": torch.ones(2, 2)}, "acc: need integers"),
@@ -1124,7 +1124,7 @@ TWO = choose_qparams(-torch.ones(2), torch.ones(2), INT8, symmetric=True, axis=0
         ({"weight_qp": GROUPS}, "weight_qp: need one scale per tensor or output.* got group_size=2"),
         ({"weight_qp": TWO}, "weight_qp: need a scale for each of the 3 outputs, or one, got 2"),
         ({"weight_qp": 1.0}, "weight_qp: need QParams, got a float"),
-        ({"bias": torch.ones(3)}, "bias: need integers"),
+        ({"bias": torch.ones(3)}, "bias: need int32 of shape .* see quantize_bias"),
         (
             {"bias": torch.ones(3, dtype=torch.int64)},
             r"bias: need int32 of shape \(3,\), got torch.int64 of shape \(3,\)",
@@ -1152,7 +1152,7 @@ def test_linear_refuses(change, match):
         ({"groups": 4}, "groups: need a divisor of the 6 outputs, got 4"),
         ({"groups": 0}, "groups: need an integer from 1 to 6, got 0"),
         ({"stride": 0}, "stride: need an integer from 1"),
-        ({"stride": (1, 2, 3)}, r"stride: need an integer or two, got \(1, 2, 3\)"),
+        ({"stride": (1, 2, 3)}, r"stride: need an integer or a pair of them, got \(1, 2, 3\)"),
         ({"padding": -1}, "padding: need an integer from 0"),
         ({"padding": "same"}, "padding: need an integer"),
         ({"dilation": 1.5}, "dilation: need an integer"),
@@ -1175,11 +1175,11 @@ def test_conv2d_refuses(change, match):
         (lambda: add(ROWS, QP, ROWS, TWO, OUT), "b_qp: need one scale"),
         (lambda: add(ROWS.float(), QP, ROWS, QP, OUT), "a: need integers"),
         (lambda: add(ROWS, QP, ROWS, QP, OUT, "no"), "rounding: need one of"),
-        (lambda: add(ROWS, QP, ROWS, QP, QParams(1e-12, 0, UINT8)), "acc, shift: need acc"),
-        (lambda: concat([], OUT), "parts: need at least one pair"),
+        (lambda: add(ROWS, QP, ROWS, QP, QParams(1e-12, 0, UINT8)), "acc: need acc"),
+        (lambda: concat([], OUT), "parts: need a list of pairs"),
         (lambda: concat([(ROWS, QP), (IMAGES, QP)], OUT), "parts, axis: need shapes that join along axis 1"),
         (lambda: concat([(ROWS, QP)], OUT, axis=5), "parts, axis: need shapes that join along axis 5"),
-        (lambda: concat([(ROWS, TWO)], OUT), "parts: need one scale"),
+        (lambda: concat([(ROWS, TWO)], OUT), r"parts\[0\]: need one scale"),
         (lambda: concat([(ROWS, QP)], OUT, rounding="no"), "rounding: need one of"),
         (lambda: avg_pool(ROWS, QP), r"q: need shape \(images, channels, height, width\), got \(2, 4\)"),
         (lambda: avg_pool(IMAGES, QP, padding=1), "kernel_size: need one for a stride or padding, got None"),
@@ -1197,5 +1197,38 @@ def test_conv2d_refuses(change, match):
     ],
 )
 def test_others_refuse(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (2, 6, 6), (6,)])
+def test_multipliers_of_outputs_belong_to_the_last_axis(shape):
+    """What accumulate_linear gives, whatever comes before its outputs."""
+    acc = torch.arange(-36, 36, dtype=torch.int32)[: math.prod(shape)].reshape(shape)
+    m = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], dtype=torch.float64)
+    expected = torch.stack([requantize(acc[..., j], float(m[j]), OUT) for j in range(6)], dim=-1)
+    assert torch.equal(requantize(acc, m, OUT), expected)
+
+
+def test_multipliers_of_images_belong_to_channels():
+    acc = torch.arange(-32, 32, dtype=torch.int32).reshape(2, 2, 4, 4)
+    m = torch.tensor([0.1, 0.7], dtype=torch.float64)
+    expected = torch.stack([requantize(acc[:, c], float(m[c]), OUT) for c in range(2)], dim=1)
+    assert torch.equal(requantize(acc, m, OUT), expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: requantize(ROWS.int(), 0.5, OUT, axis="c"), "axis: need an integer or None, got 'c'"),
+        (lambda: requantize(ROWS.int(), 2.0**30, OUT), r"multiplier: need less than about 2\*\*30"),
+        (lambda: concat((ROWS, QP), OUT), r"parts\[0\]: need a pair of codes and QParams, got a Tensor"),
+        (lambda: concat([(ROWS, QP), (ROWS, QP, 1)], OUT), r"parts\[1\]: need a pair"),
+        (lambda: concat({1: 2}, OUT), "parts: need a list of pairs .* got a dict"),
+        (lambda: concat([(ROWS, QP)], OUT, axis=1.0), "axis: need an integer, got 1.0"),
+        (lambda: max_pool(IMAGES, QP, [2, 1]), r"kernel_size: need an integer or a pair of them, got \[2, 1\]"),
+    ],
+)
+def test_messages_name_what_the_caller_gave(call, match):
     with pytest.raises(ValueError, match=match):
         call()
