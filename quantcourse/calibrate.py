@@ -10,7 +10,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from os import PathLike
 from typing import Self
 
@@ -44,6 +44,7 @@ __all__ = [
 SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
 MOST_BINS = 1 << 20
 MOST_COUNTS = 1 << 26  # 512 MiB, over all channels
+MOST_COUNTED = 1 << 52  # so that sums stay exact in float64, with bin 0 replaced
 VALUES_AT_ONCE = {"cpu": 1 << 16}  # so that all on the way to a bin stays in the cache
 VALUES_AT_ONCE_ELSEWHERE = 1 << 24
 CELLS_AT_ONCE = 1 << 16  # candidates times levels
@@ -52,6 +53,7 @@ FORMAT = "quantcourse.calibrate 1"
 
 Range = float | Tensor | tuple[float | Tensor, float | Tensor]
 State = dict[str, Tensor]
+Summary = dict[str, tuple[str, int, int]]  # of each observer: repr, channels, bins
 # What two observers have seen joins to what one would have: a name, and how.
 JOIN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "count": torch.add,
@@ -83,9 +85,10 @@ class Observer(ABC):
     """
 
     def __init__(self, axis: int | None = None) -> None:
-        if axis is not None and type(axis) is not int:
+        whole = isinstance(axis, Integral) and not isinstance(axis, bool)
+        if axis is not None and not whole:
             raise ValueError(f"axis: need an integer or None, got {axis!r}")
-        self.axis = axis
+        self.axis = None if axis is None else int(axis)
         # Until the first batch, nobody knows how many channels there are.
         self._state: State = {} if axis is not None else self._blank(1)
 
@@ -196,6 +199,9 @@ class Observer(ABC):
     def qparams(self, dtype: IntType, symmetric: bool) -> QParams:
         """Scale and zero point for the range, one or one a channel.
 
+        The range is the same for any ``dtype``.  Where it depends on ``levels``, give
+        the observer those of ``dtype``: 128 for INT8, 256 for UINT8, 8 for INT4.
+
         Args:
             dtype: the integers to use.
             symmetric: whether the grid is centred on zero.
@@ -218,6 +224,13 @@ class Observer(ABC):
     def save(self, path: str | PathLike[str]) -> None:
         """Write settings and state to a safetensors file, for ``load``.
 
+        Args:
+            path: the file, in a folder that exists.
+
+        Raises:
+            OSError: if it can't be written.
+            ValueError: if ``path`` is no path.
+
         Chapter: *Calibration*.
 
         >>> from tempfile import TemporaryDirectory
@@ -232,7 +245,10 @@ class Observer(ABC):
             "settings": json.dumps(self._settings()),
         }
         tensors = {name: t.contiguous() for name, t in self._state.items()}
-        save_file(tensors, path, metadata)
+        try:
+            save_file(tensors, _path(path), metadata)
+        except SafetensorError as error:
+            raise OSError(f"path: can't write {path}: {error}") from error
 
     def __repr__(self) -> str:
         settings = (f"{name}={value!r}" for name, value in self._settings().items())
@@ -246,8 +262,8 @@ class Observer(ABC):
         """The state before the first value: what changes nothing when joined."""
         return {
             "count": torch.zeros((), dtype=torch.int64),
-            "low": torch.full((channels,), math.inf),
-            "high": torch.full((channels,), -math.inf),
+            "low": torch.full((channels,), math.inf, dtype=torch.float32),
+            "high": torch.full((channels,), -math.inf, dtype=torch.float32),
         }
 
     def _seen(self, state: State, rows: Tensor, low: Tensor, high: Tensor) -> State:
@@ -300,6 +316,8 @@ class MovingAverageMinMax(MinMax):
     """Averages of each batch's smallest and largest value, which forget old batches.
 
     ``low = low + c * (min(x) - low)``, and so for ``high``; the first batch sets both.
+    In float32: ends that differ by many powers of ten round to the step of the larger,
+    and differences beyond float32's largest number become infinite.
 
     Args:
         c: weight of the newest batch, above 0 and at most 1.
@@ -318,9 +336,7 @@ class MovingAverageMinMax(MinMax):
     """
 
     def __init__(self, c: float = 0.01, axis: int | None = None) -> None:
-        if isinstance(c, bool) or not isinstance(c, Real) or not 0 < c <= 1:
-            raise ValueError(f"c: need a number above 0, at most 1, got {shown(c)}")
-        self.c: float = float(c)
+        self.c = _positive(c, 1, "c")
         super().__init__(axis)
 
     def merge(self, other: Self) -> Self:
@@ -424,7 +440,7 @@ class HistogramObserver(Observer):
         _check_size(channels, self.bins)
         # A slot for exact zeros, which no step can hurt, then the bins.
         counts = torch.zeros(channels, 1 + self.bins, dtype=torch.int64)
-        width = torch.zeros(channels)
+        width = torch.zeros(channels, dtype=torch.float32)
         return {**super()._blank(channels), "width": width, "counts": counts}
 
     def _seen(self, state: State, rows: Tensor, low: Tensor, high: Tensor) -> State:
@@ -470,8 +486,8 @@ class Percentile(HistogramObserver):
 
     With the n magnitudes sorted and ``h = (n - 1) p / 100``, NumPy's percentile lies
     between those of rank floor(h) and the next, in proportion; here each is taken as
-    the upper edge of its bin.  So T is never below ``numpy.percentile(abs(x), p)``, and
-    less than one bin above.
+    the upper edge of its bin.  So T is never below ``numpy.percentile(abs(x), p)``, but
+    for float32's rounding, and less than one bin above.
 
     Args:
         p: percent, above 0 and at most 100.
@@ -496,9 +512,7 @@ class Percentile(HistogramObserver):
         axis: int | None = None,
         range: Range | None = None,
     ) -> None:
-        if isinstance(p, bool) or not isinstance(p, Real) or not 0 < p <= 100:
-            raise ValueError(f"p: need a number above 0, at most 100, got {shown(p)}")
-        self.p: float = float(p)
+        self.p = _positive(p, 100, "p")
         super().__init__(bins, axis, range)
 
     def _settings(self) -> dict[str, float | None]:
@@ -535,7 +549,9 @@ class Entropy(_Levels):
     """The threshold that loses the least information, as TensorRT chooses it.
 
     ``range()`` is (0, T) where nothing negative was seen, else (-T, T), with the T of
-    ``entropy_threshold``, or the largest magnitude seen if that is less.
+    ``entropy_threshold``, or the largest magnitude seen if that is less.  T is never
+    below ``bins // 16`` bins (two, where that is less), also when larger values have
+    appended bins: the 128 of 2048 at which NVIDIA's search starts, for any ``levels``.
 
     Args:
         bins: as for every ``HistogramObserver``, likewise ``axis`` and ``range``; at
@@ -572,7 +588,11 @@ class Entropy(_Levels):
 
     def _edge(self, counts: Tensor) -> float:
         # What is in bin 0 does not matter, so neither do the zeros.
-        return entropy_threshold(counts[1:], 1.0, self.levels)
+        # Bins that another channel has appended are no candidates of this one.
+        filled = counts[1:].nonzero()[:, 0]
+        reach = max(self.bins, int(filled[-1]) + 1 if len(filled) else 0)
+        first = max(2, self.bins // 16)
+        return entropy_threshold(counts[1 : 1 + reach], 1.0, self.levels, first)
 
     def _ends(self) -> tuple[Tensor, Tensor]:
         threshold = self._thresholds()
@@ -653,7 +673,9 @@ def _best_step(centres: Tensor, weights: Tensor, step: float, levels: int) -> fl
     return float((weights * centres * q).sum() / (weights * q * q).sum())
 
 
-def entropy_curve(counts: Tensor, levels: int = 128) -> tuple[Tensor, Tensor]:
+def entropy_curve(
+    counts: Tensor, levels: int = 128, first: int | None = None
+) -> tuple[Tensor, Tensor]:
     """How much information each candidate threshold loses.
 
     For the threshold at the upper edge of bin i, the reference P is the first i bins,
@@ -664,21 +686,28 @@ def entropy_curve(counts: Tensor, levels: int = 128) -> tuple[Tensor, Tensor]:
     be many.  The loss is the divergence KL(P || Q) of the two, each divided by its
     sum; infinite where P counts something that Q does not.
 
+    With no more bins than levels, every bin is a level of its own, some levels stay
+    empty, and the divergence is that of the tail alone.  If the last of the first i
+    bins is the only one filled, the tail joins it in P, and the divergence is 0 however
+    much is clipped: data of few distinct values may end at the smallest of them.
+
     Every sum over bins is a difference of two cumulated sums, so that the whole takes
-    candidates times levels steps.  (NVIDIA's code starts at bin 128 whatever the
-    levels.  Below ``levels``, a candidate would lose nothing but the tail.)
+    candidates times levels steps.
 
     Args:
-        counts: histogram of magnitudes, (bins,), at least ``levels`` and two bins;
-            whole numbers of at least 0, whose sum float64 holds.
+        counts: histogram of magnitudes, (bins,), two bins or more, and ``levels`` or
+            more where ``first`` is None; whole numbers of at least 0, whose sum
+            is below 2**52.
         levels: how many codes the magnitudes get, 0 included.
+        first: the fewest bins that a candidate keeps, from 1 to ``bins``.  None:
+            ``levels``.  NVIDIA's search over 2048 bins starts at 128 for any levels.
 
     Returns:
-        ``(candidates, divergences)``: the integers i from ``levels`` to ``bins``, and
+        ``(candidates, divergences)``: the integers i from ``first`` to ``bins``, and
         nats, float64.
 
     Raises:
-        ValueError: for other counts or ``levels``.
+        ValueError: for other counts, ``levels`` or ``first``.
 
     Source: Migacz, 8-bit inference with TensorRT, GTC 2017; NVIDIA's
     pytorch-quantization.  Chapter: *Entropy calibration*.
@@ -690,11 +719,12 @@ def entropy_curve(counts: Tensor, levels: int = 128) -> tuple[Tensor, Tensor]:
     >>> [round(d, 3) for d in divergences.tolist()]
     [0.04, 0.022, inf, inf, 0.021]
     """
-    counts = _histogram(counts, "counts").clone()
-    levels = integer(levels, 2, len(counts), "levels")
+    counts = _histogram(counts, "counts", 2).clone()
+    levels = integer(levels, 2, len(counts) if first is None else 1 << 16, "levels")
+    first = levels if first is None else integer(first, 1, len(counts), "first")
     counts[0] = counts[1]
     total = counts.sum()
-    candidates = torch.arange(levels, len(counts) + 1, device=counts.device)
+    candidates = torch.arange(first, len(counts) + 1, device=counts.device)
     below, filled = _cumulated(counts), _cumulated(counts > 0)
     inside, last = below[candidates], counts[candidates - 1]
     tail = total - inside
@@ -709,7 +739,9 @@ def entropy_curve(counts: Tensor, levels: int = 128) -> tuple[Tensor, Tensor]:
     )
     divergences = (self_term - cross_term) / total + (inside / total).log()
     lost = (last == 0) & (tail > 0)
-    return candidates, divergences.masked_fill(lost | (inside == 0), math.inf)
+    return candidates, divergences.clamp(min=0).masked_fill(
+        lost | (inside == 0), math.inf
+    )
 
 
 def _cross_term(
@@ -722,12 +754,18 @@ def _cross_term(
     sums, bins = below.take(edges).diff(dim=1), filled.take(edges).diff(dim=1)
     # An empty level adds 0 times a finite number.
     log_shares = (sums / bins.clamp_(min=1)).clamp_(min=SMALLEST_NORMAL).log_()
+    # The tail joins the level of the last bin, behind which others may be empty.
+    last = (candidates - 1) * levels // candidates
     tail = below[-1] - below[candidates]
-    return (sums * log_shares).sum(1) + tail * log_shares[:, -1]
+    tail *= log_shares.gather(1, last[:, None])[:, 0]
+    return (sums * log_shares).sum(1) + tail
 
 
 def entropy_threshold(
-    counts: Tensor, width: float | Tensor, levels: int = 128
+    counts: Tensor,
+    width: float | Tensor,
+    levels: int = 128,
+    first: int | None = None,
 ) -> float:
     """The bin edge at which ``entropy_curve`` is lowest.
 
@@ -735,7 +773,7 @@ def entropy_threshold(
     divergence is infinite, as where all values are in bin 0, that is the last edge.
 
     Args:
-        counts: as for ``entropy_curve``, likewise ``levels``.
+        counts: as for ``entropy_curve``, likewise ``levels`` and ``first``.
         width: of a bin, in the unit of the data.
 
     Returns:
@@ -749,14 +787,22 @@ def entropy_threshold(
     >>> entropy_threshold(torch.tensor([9, 4, 4, 2, 1, 0, 0, 1]), 0.5, levels=4)
     4.0
     """
-    if not isinstance(width, Real | Tensor) or (torch.as_tensor(width) <= 0).any():
+    if isinstance(width, bool) or not isinstance(width, Real | Tensor):
         raise ValueError(f"width: need a number above 0, got {width!r}")
-    width = finite_floats(torch.as_tensor(width, dtype=torch.float64), "width")
-    if width.ndim:
-        raise ValueError(f"width: need one number, got shape {tuple(width.shape)}")
-    candidates, divergences = entropy_curve(counts, levels)
+    if isinstance(width, Tensor):
+        width = dense(width, "width").detach()
+        if width.ndim or not width.is_floating_point():
+            got = f"{width.dtype} of shape {tuple(width.shape)}"
+            raise ValueError(f"width: need one floating-point number, got {got}")
+    try:
+        width = float(width)
+    except OverflowError:
+        width = math.inf
+    if not 0 < width < math.inf:
+        raise ValueError(f"width: need a finite number above 0, got {width!r}")
+    candidates, divergences = entropy_curve(counts, levels, first)
     lowest = (divergences <= divergences.min() + TIE).nonzero()[-1, 0]
-    return float(candidates[lowest]) * float(width)
+    return float(candidates[lowest]) * width
 
 
 def mse_curve(counts: Tensor, levels: int = 128) -> tuple[Tensor, Tensor]:
@@ -771,7 +817,7 @@ def mse_curve(counts: Tensor, levels: int = 128) -> tuple[Tensor, Tensor]:
 
     Args:
         counts: histogram of magnitudes, (bins,); whole numbers of at least 0 with a
-            positive sum.
+            positive sum below 2**52.
         levels: how many codes the magnitudes get, 0 included.
 
     Returns:
@@ -787,7 +833,7 @@ def mse_curve(counts: Tensor, levels: int = 128) -> tuple[Tensor, Tensor]:
     >>> candidates[errors.argmin()]
     tensor(6)
     """
-    counts = _histogram(counts, "counts")
+    counts = _histogram(counts, "counts", 1)
     levels = integer(levels, 2, 1 << 16, "levels")
     total = counts.sum()
     if not total > 0:
@@ -829,7 +875,7 @@ def load(path: str | PathLike[str]) -> Observer:
     Raises:
         FileNotFoundError: if there is none.
         ValueError: if the file is no safetensors file, not of an observer, or does not
-            fit together.
+            fit together; if ``path`` is no path.
 
     Chapter: *Calibration*.
 
@@ -844,7 +890,7 @@ def load(path: str | PathLike[str]) -> Observer:
         for kind in (MinMax, MovingAverageMinMax, Percentile, Entropy, MSE, ADMM)
     }
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(_path(path), framework="pt") as file:
             metadata = file.metadata() or {}
             names = file.keys()
             state = {name: file.get_tensor(name) for name in names}
@@ -874,9 +920,9 @@ def all_reduce(observers: Mapping[str, Observer] | Sequence[Observer]) -> None:
 
     Raises:
         RuntimeError: if ``torch.distributed`` has no process group.
-        ValueError: for what are no observers; for a moving average.  In all processes
-            alike, with no observer changed: if classes, settings, channels or bin
-            widths differ between them.
+        ValueError: in all processes alike, with no observer changed: if one of them
+            gives what is no observer, or a moving average; if classes, settings,
+            channels or bin widths differ between them.
 
     Chapter: *Calibration*.
 
@@ -892,13 +938,17 @@ def all_reduce(observers: Mapping[str, Observer] | Sequence[Observer]) -> None:
         raise RuntimeError(
             "torch.distributed: need a process group, call init_process_group first"
         )
-    named = dict(_named(observers))
+    named: dict[str, Observer] = {}
+    wrong = ""
+    try:
+        named = dict(_named(observers))
+    except ValueError as error:
+        wrong = str(error)
     mine = {
         name: (repr(o), _channels(o._state), _bins(o._state))
         for name, o in named.items()
     }
-    everyones: list[dict[str, tuple[str, int, int]]] = [{}] * dist.get_world_size()
-    dist.all_gather_object(everyones, mine)
+    everyones = _everyones(mine, wrong)
     joined: dict[str, State] = {}
     for name in everyones[0]:
         _check_alike(name, everyones)
@@ -909,6 +959,16 @@ def all_reduce(observers: Mapping[str, Observer] | Sequence[Observer]) -> None:
             joined[name] = _reduced(_with_bins(state, bins), name)
     for name, state in joined.items():
         named[name]._state = state
+
+
+def _everyones(mine: Summary, wrong: str) -> list[Summary]:
+    """What all processes have; where one can't take part, none waits for it."""
+    gathered: list[tuple[Summary, str]] = [({}, "")] * dist.get_world_size()
+    dist.all_gather_object(gathered, (mine, wrong))
+    for _, error in gathered:
+        if error:
+            raise ValueError(error)
+    return [theirs for theirs, _ in gathered]
 
 
 def _named(
@@ -932,7 +992,7 @@ def _named(
         yield str(name), observer
 
 
-def _check_alike(name: str, everyones: list[dict[str, tuple[str, int, int]]]) -> None:
+def _check_alike(name: str, everyones: list[Summary]) -> None:
     for rank, theirs in enumerate(everyones):
         if theirs.keys() != everyones[0].keys():
             raise ValueError(
@@ -972,6 +1032,15 @@ def _reduced(state: State, name: str) -> State:
         largest = reduced(state["width"], dist.ReduceOp.MAX)
         _check_one_width(smallest, largest, f"observers[{name!r}]")
     return {key: reduced(t, operations[JOIN[key]]) for key, t in state.items()}
+
+
+def _positive(value: float, most: int, name: str) -> float:
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    # A fraction may be above 0 and its float not.
+    if not (real and 0 < value <= most and float(value) > 0):
+        got = shown(value)
+        raise ValueError(f"{name}: need a number above 0, at most {most}, got {got}")
+    return float(value)
 
 
 def _rows(x: Tensor, axis: int | None) -> Tensor:
@@ -1018,9 +1087,14 @@ def _width(largest: Tensor, bins: int) -> Tensor:
 def _largest_magnitude(given: Range, axis: int | None) -> Tensor:
     """What ``range=`` stands for, one row a channel."""
     pair = given if isinstance(given, tuple | list) else (given,)
+    if any(
+        isinstance(end, bool) or (isinstance(end, Tensor) and end.is_complex())
+        for end in pair
+    ):
+        raise ValueError(f"range: need numbers or tensors, got {given!r}")
     try:
         ends = [torch.as_tensor(end, dtype=torch.float32).cpu() for end in pair]
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"range: need numbers or tensors, got {given!r}") from error
     if len(ends) not in (1, 2) or ends[0].shape != ends[-1].shape:
         raise ValueError(
@@ -1093,48 +1167,80 @@ def _to(state: State, device: torch.device) -> State:
     return {name: t.to(device) for name, t in state.items()}
 
 
+def _path(path: str | PathLike[str]) -> str | PathLike[str]:
+    if not isinstance(path, str | PathLike):
+        got = type(path).__name__
+        raise ValueError(f"path: need a str or an os.PathLike, got a {got}")
+    return path
+
+
 def _check_state(state: State, observer: Observer, path: str | PathLike[str]) -> None:
     """Refuse tensors that no observer of this kind could have saved."""
     if state == {} and observer.axis is not None:
         return
     channels = len(state["low"]) if "low" in state and state["low"].ndim == 1 else 0
-    blank = observer._blank(channels) if channels else {}
-    fits = state.keys() == blank.keys() and all(
-        (t.dtype, t.ndim) == (blank[name].dtype, blank[name].ndim)
-        and (t.ndim == 0 or len(t) == channels)
-        for name, t in state.items()
-    )
-    if not (fits and _makes_sense(state) and _bins(state) >= _bins(blank)):
+    fits = channels == 1 or (channels > 1 and observer.axis is not None)
+    if not (fits and _could_be(state, observer, channels)):
         got = {name: tuple(t.shape) for name, t in state.items()}
         raise ValueError(f"path: need the state of {observer!r}, got {got} in {path}")
 
 
-def _makes_sense(state: State) -> bool:
-    """Whether ends are in order and counts sum up."""
-    low, high, count = state["low"], state["high"], int(state["count"])
-    ordered = count == 0 or bool(
-        (low.isfinite() & high.isfinite() & (low <= high)).all()
+def _could_be(state: State, observer: Observer, channels: int) -> bool:
+    """Whether names, types and shapes are those of the observer, and the values fit."""
+    try:
+        blank = observer._blank(channels)
+    except ValueError:  # more bins than it may have
+        return False
+    return (
+        state.keys() == blank.keys()
+        and all(
+            (t.dtype, t.ndim) == (blank[name].dtype, blank[name].ndim)
+            and (t.ndim == 0 or len(t) == channels)
+            for name, t in state.items()
+        )
+        and _bins(state) >= _bins(blank)
+        and _makes_sense(state)
     )
-    if "counts" not in state:
+
+
+def _makes_sense(state: State) -> bool:
+    """Whether ends are in order, and what they say of bins and counts is so."""
+    low, high, count = state["low"], state["high"], int(state["count"])
+    if count == 0:
+        ordered = bool((low == math.inf).all() and (high == -math.inf).all())
+    else:
+        ordered = bool((low.isfinite() & high.isfinite() & (low <= high)).all())
+    if "counts" not in state or not ordered:
         return ordered and count >= 0
     counts, width = state["counts"], state["width"]
+    if not ((counts >= 0).all() and (width >= 0).all() and width.isfinite().all()):
+        return False
+    largest = torch.maximum(high, -low).clamp(min=0)
+    reach = torch.where(width > 0, (largest / width).ceil(), largest * math.inf)
     return (
-        ordered
-        and bool((counts >= 0).all() and (width >= 0).all() and width.isfinite().all())
+        # Sums of int64 wrap around.
+        float(counts.sum(dtype=torch.float64)) < MOST_COUNTED
         and int(counts.sum()) == count
+        and not (reach.nan_to_num(0) > _bins(state)).any()
+        and not counts[width == 0, 1:].any()
     )
 
 
-def _histogram(counts: Tensor, name: str) -> Tensor:
+def _histogram(counts: Tensor, name: str, fewest: int) -> Tensor:
     """A histogram in float64, where whole numbers add exactly."""
-    counts = dense(counts, name).to(torch.float64)
+    counts = dense(counts, name).detach()
+    if counts.is_complex():
+        raise ValueError(f"{name}: need whole numbers of at least 0")
+    counts = counts.to(torch.float64)
     finite_floats(counts, name)
-    if counts.ndim != 1 or len(counts) < 2:
+    if counts.ndim != 1 or len(counts) < fewest:
         raise ValueError(
-            f"{name}: need two bins or more, 1-D, got {tuple(counts.shape)}"
+            f"{name}: need {fewest} bins or more, 1-D, got {tuple(counts.shape)}"
         )
     if (counts < 0).any() or (counts != counts.floor()).any():
         raise ValueError(f"{name}: need whole numbers of at least 0")
+    if counts.sum() >= MOST_COUNTED:
+        raise ValueError(f"{name}: need a sum below 2**52, got {float(counts.sum()):g}")
     return counts
 
 

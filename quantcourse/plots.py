@@ -939,9 +939,12 @@ def thresholds(
 
 
 def bulk_and_tail(
-    edges: ArrayLike, shares: Sequence[float], spreads: Sequence[float]
+    edges: ArrayLike,
+    shares: Sequence[float],
+    spreads: Sequence[float],
+    by_chance: Sequence[float],
 ) -> None:
-    """The mean share of each bin of a histogram, and below it how far the shares of single images spread around it."""
+    """The mean share of each bin of a histogram, and below it how far the shares of single images spread around it, with the spread of shuffled values as a line."""
     with plt.rc_context(_STYLE):
         _, panels = plt.subplots(2, figsize=(6.4, 4), sharex=True, layout="constrained")
         for axes, values, label, colour in zip(
@@ -955,6 +958,9 @@ def bulk_and_tail(
             axes.set_yscale("log")
             axes.set_ylim(min(values) / 2, 2 * max(values))
             axes.set_ylabel(label)
+        panels[-1].stairs(by_chance, edges, color="black", linewidth=2, label="chance")
+        panels[-1].legend(loc="upper left")
+        panels[-1].set_ylim(min(by_chance) / 2, 2 * max(spreads))
         panels[-1].set_xlabel("magnitude")
         plt.show()
 

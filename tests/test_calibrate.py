@@ -8,8 +8,10 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import weakref
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -253,6 +255,25 @@ def test_memory_does_not_grow_with_the_data():
         assert observer.count == 100 * 600
 
 
+@pytest.mark.parametrize("ends", [(-5.0, 3.0), (3.0, 5.0), (-5.0, -3.0), (-3.0, 5.0)])
+def test_a_pair_means_its_larger_magnitude(ends):
+    assert float(MSE(bins=4, levels=4, range=ends).observe(torch.ones(1)).histogram()[1]) == 1.25
+
+
+def test_a_width_is_a_normal_number_without_a_gradient():
+    assert float(MSE().observe(torch.tensor([1e-40])).histogram()[1]) == torch.finfo(torch.float32).tiny
+    given = torch.tensor(3.0, requires_grad=True)
+    assert not MSE(range=given).observe(torch.ones(1)).histogram()[1].requires_grad
+
+
+def test_one_bin_is_enough():
+    for kind in (Percentile, MSE):
+        low, high = kind(bins=1).observe(torch.ones(1)).range()
+        assert (float(low), float(high)) == (0, 1)
+    high = ADMM(bins=1, levels=2).observe(torch.ones(1)).range()[1]
+    assert float(high) == 0.5, "the centre of the bin"
+
+
 def test_a_value_too_far_for_the_bins():
     observer = Entropy().observe(torch.tensor([1.0, -0.5]))
     before = copy.deepcopy(observer)
@@ -297,6 +318,37 @@ def test_a_channel_is_an_observer_of_its_own(kind, axis):
             assert float(width) == float(own_width)
 
 
+@pytest.mark.parametrize("kind", HISTOGRAMS)
+def test_a_channels_threshold_ignores_how_far_others_reach(kind):
+    """The bins that another channel appends are no candidates."""
+    for seed in range(60):
+        x = randn(2, 60, seed=seed)
+        y = x * torch.tensor([[0.5], [3.0]])
+        both, alone = small(kind, axis=0).observe(x).observe(y), small(kind).observe(x[0]).observe(y[0])
+        assert same_bits(both.range()[1][0], alone.range()[1]), seed
+
+
+def test_entropy_has_its_sides_for_each_channel():
+    x = torch.tensor([[1.0, 2.0], [-1.0, 2.0], [-1.0, -2.0]])
+    low, high = small(Entropy, axis=0).observe(x).range()
+    assert float(low[0]) == 0
+    assert (high > 0).all()
+    assert same_bits(low[1:], -high[1:])
+
+
+def test_more_channels_than_values_at_once():
+    assert MSE(axis=0, bins=16, levels=4).observe(randn(70_000, 2)).count == 140_000
+
+
+def test_bins_of_all_channels_together_are_limited():
+    observer = MSE(bins=2, levels=2, axis=0, range=torch.ones(128))
+    x = torch.ones(128, 1)
+    observer.observe(x)
+    x[0] = 2.0**19
+    with pytest.raises(ValueError, match="more than 524288"):
+        observer.observe(x)
+
+
 # --- Percentile ------------------------------------------------------------------------------------------------
 
 
@@ -329,12 +381,12 @@ def test_percentiles_of_a_million_values(p):
 # --- Entropy ---------------------------------------------------------------------------------------------------
 
 
-def entropy_by_definition(counts, levels):
+def entropy_by_definition(counts, levels, first):
     """Candidate by candidate, bin by bin: TensorRT's calibration as NVIDIA's pytorch-quantization defines it."""
     bins = np.array(counts, dtype=np.float64)
     bins[0] = bins[1]
     divergences = []
-    for i in range(levels, len(bins) + 1):
+    for i in range(first, len(bins) + 1):
         level_of = np.digitize(np.arange(i), np.linspace(0, i, levels + 1)) - 1
         totals, members = Counter(), Counter()
         for k in range(i):
@@ -357,22 +409,25 @@ def kl(p, q):
 
 def last_minimum(divergences):
     lowest = min(divergences)
-    return max(i for i, d in enumerate(divergences) if d == lowest or d - lowest < 1e-10)
+    return max(i for i, d in enumerate(divergences) if d == lowest or d - lowest < 1e-12)
 
 
 @settings(reproducible, max_examples=150)
 @given(
     st.sampled_from([2, 4, 8, 16]),  # where NumPy's edges are exact
     st.lists(st.one_of(st.just(0), st.integers(0, 9), st.integers(0, 10**6)), min_size=16, max_size=60),
+    st.none() | st.integers(1, 16),
 )
-def test_entropy_by_its_definition(levels, counts):
-    expected = entropy_by_definition(counts, levels)
-    candidates, divergences = entropy_curve(torch.tensor(counts), levels)
-    assert candidates.tolist() == list(range(levels, len(counts) + 1))
+def test_entropy_by_its_definition(levels, counts, first):
+    """From as many bins as levels, or from fewer or more."""
+    start = levels if first is None else first
+    expected = entropy_by_definition(counts, levels, start)
+    candidates, divergences = entropy_curve(torch.tensor(counts), levels, first)
+    assert candidates.tolist() == list(range(start, len(counts) + 1))
     assert divergences.dtype == torch.float64
     assert divergences.tolist() == pytest.approx(expected, abs=1e-12)
-    threshold = entropy_threshold(torch.tensor(counts), 0.5, levels)
-    assert threshold == 0.5 * (levels + last_minimum(expected))
+    threshold = entropy_threshold(torch.tensor(counts), 0.5, levels, first)
+    assert threshold == 0.5 * (start + last_minimum(expected))
 
 
 @pytest.mark.parametrize("levels", [3, 7, 100])
@@ -393,6 +448,10 @@ def test_levels_need_not_be_a_power_of_two(levels):
 
 
 SAMPLES = 1_000_000
+
+
+# What NVIDIA's search, from bin 128 of 2048, finds in the sample with outliers: by levels, the bin.
+FIRST_BIN = {128: 177, 256: 177}
 
 
 def normal_with_outliers(rng):
@@ -426,6 +485,7 @@ def reference(request):
 
 def test_thresholds_of_nvidia_and_least_errors(reference):
     x, largest, entropy, mse = reference
+    assert float(x.abs().max()) == pytest.approx(largest, rel=5e-4)
     observer = Entropy().observe(x)
     low, high = observer.range()
     width = float(observer.histogram()[1])
@@ -434,7 +494,6 @@ def test_thresholds_of_nvidia_and_least_errors(reference):
     one_sided = float(x.min()) >= 0
     best = MSE(levels=256 if one_sided else 128).observe(x)
     assert float(best.range()[1]) == pytest.approx(mse, rel=3e-3)
-    del largest
 
 
 def test_one_and_two_threads_agree():
@@ -484,6 +543,72 @@ def test_equal_minima_take_the_last():
     # An observer knows where the data end.
     observer = Entropy(bins=64, levels=16, range=64.0).observe(torch.tensor([2.0, -21.0, 41.0]))
     assert tuple(map(float, observer.range())) == (-41, 41)
+
+
+def test_nvidias_first_bin_whatever_the_levels():
+    """Normal, and 100 values at 50: the best is near bin 177, which 256 levels must not keep from being tried."""
+    x = torch.from_numpy(normal_with_outliers(np.random.default_rng(1003)).astype(np.float32))
+    counts, width = Entropy().observe(x).histogram()
+    for levels, bin_of_nvidia in FIRST_BIN.items():
+        high = float(Entropy(levels=levels).observe(x).range()[1])
+        assert abs(high / float(width) - bin_of_nvidia) <= 1, levels
+        candidates, _ = entropy_curve(counts, levels, 128)
+        assert candidates[0] == 128
+
+
+def test_appended_bins_do_not_move_where_the_search_starts():
+    observer = Entropy(bins=64, levels=8, range=64.0).observe(4 * randn(10_000))
+    before = observer.range()
+    after = observer.observe(torch.tensor([640.0])).range()
+    counts, width = observer.histogram()
+    assert len(counts) == 640
+    assert float(after[1]) == entropy_threshold(counts, width, 8, 4) < 640 // 16
+    assert same_bits(before, after)
+
+
+def test_one_filled_bin_alone_loses_nothing():
+    """The tail joins it: the divergence does not see how much is clipped."""
+    counts = torch.tensor([0, 0, 0, 5, 0, 0, 3, 2])
+    candidates, divergences = entropy_curve(counts, 2, first=1)
+    assert candidates.tolist() == list(range(1, 9))
+    assert divergences[:3].isinf().all()
+    assert float(divergences[3]) == pytest.approx(0, abs=1e-12)
+    assert (divergences[4:] > 1e-3).all()
+    assert entropy_threshold(counts, 1.0, 2, 1) == 4
+
+
+def test_small_histograms_start_at_two_bins():
+    """A single bin loses nothing, however much is beyond."""
+    x = torch.arange(1.0, 17.0).repeat_interleave(torch.arange(16, 0, -1) ** 2)
+    observer = Entropy(bins=16, levels=4).observe(x)
+    assert entropy_threshold(*observer.histogram(), 4, first=1) == 1
+    assert float(observer.range()[1]) > 8
+
+
+def test_curves_leave_their_counts_alone():
+    counts = torch.tensor([9.0, 4, 4, 2, 1, 0, 0, 1], dtype=torch.float64)
+    kept = counts.clone()
+    entropy_curve(counts, 4)
+    mse_curve(counts, 4)
+    assert torch.equal(counts, kept)
+    for curve in (entropy_curve, mse_curve):
+        assert not curve(counts.clone().requires_grad_(), 4)[1].requires_grad
+        one_more = (curve(torch.tensor([3, 3, n, 1, 1]), 2)[1] for n in (2**24, 2**24 + 1))
+        assert not torch.equal(*one_more), "counted in float32"
+
+
+@reproducible
+@given(st.lists(st.integers(0, 10**9), min_size=4, max_size=30).filter(any))
+def test_curves_are_not_negative(counts):
+    for levels in (2, 3, 4):
+        assert (entropy_curve(torch.tensor(counts), levels)[1] >= 0).all()
+        assert (mse_curve(torch.tensor(counts), levels)[1] >= 0).all()
+
+
+def test_as_many_bins_as_levels():
+    for levels in (16, 2**16 + 1):
+        assert entropy_curve(torch.ones(levels), levels)[1].tolist() == pytest.approx([0], abs=1e-12)
+    assert float(Entropy(bins=16, levels=16).observe(torch.full((3,), 2.0)).range()[1]) == 2
 
 
 # --- Squared error ---------------------------------------------------------------------------------------------
@@ -674,6 +799,11 @@ def test_what_does_not_merge(mine, other, message):
         mine.merge(other)
 
 
+def test_a_width_comes_along_without_values():
+    merged = MSE().merge(MSE(range=5.0)).observe(torch.ones(1))
+    assert merged.histogram()[1] == torch.tensor(5 / 2048)
+
+
 def test_unequal_widths_and_channels_do_not_merge():
     mine, other = MSE().observe(torch.tensor([1.0])), MSE().observe(torch.tensor([2.0]))
     before = copy.deepcopy(mine)
@@ -737,6 +867,108 @@ def test_all_processes_raise_alike(two_processes):
     }
     for what, message in expected.items():
         assert first[what].startswith(message), what
+
+
+class Ranks:
+    """Processes in place of which threads run: what they exchange waits for all, or raises when one stays away."""
+
+    def __init__(self, count, monkeypatch):
+        self.count, self.rank = count, threading.local()
+        self.slots, self.barrier = [None] * count, threading.Barrier(count, timeout=20)
+        group = torch.distributed
+        for name, fake in {
+            "is_initialized": lambda: True,
+            "get_world_size": lambda: count,
+            "get_backend": lambda: "gloo",
+            "all_gather_object": self.gather,
+            "all_reduce": self.reduce,
+        }.items():
+            monkeypatch.setattr(group, name, fake)
+
+    def exchange(self, mine):
+        self.slots[self.rank.id] = mine
+        self.barrier.wait()
+        found = list(self.slots)
+        self.barrier.wait()
+        return found
+
+    def gather(self, into, mine):
+        into[:] = self.exchange(copy.deepcopy(mine))
+
+    def reduce(self, t, operation):
+        kinds = torch.distributed.ReduceOp
+        join = {kinds.SUM: torch.Tensor.sum, kinds.MIN: torch.Tensor.amin, kinds.MAX: torch.Tensor.amax}[operation]
+        found = self.exchange(t.clone())
+        assert len({part.shape for part in found}) == 1, "unequal shapes"
+        t.copy_(join(torch.stack(found), 0))
+
+    def all_reduce(self, *observers):
+        """Each rank with its own; returns what each raised."""
+        raised = [""] * self.count
+
+        def run(rank):
+            self.rank.id = rank
+            try:
+                all_reduce(observers[rank])
+            except ValueError as error:
+                raised[rank] = str(error)
+            except threading.BrokenBarrierError:
+                raised[rank] = "waited in vain"
+
+        threads = [threading.Thread(target=run, args=(rank,)) for rank in range(self.count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return raised
+
+
+@pytest.mark.parametrize("reached", [0, 1])
+def test_it_does_not_matter_which_process_saw_what(reached, monkeypatch):
+    """The process that reaches further, or is the only one to have seen channels, may be the first or the second."""
+    ranks, x = Ranks(2, monkeypatch), randn(40, 3)
+    uneven = [MSE(bins=4, levels=4, range=4.0).observe(torch.tensor([1.0, 4.0 + 5 * (r == reached)])) for r in (0, 1)]
+    late = [Entropy(axis=1) for _ in (0, 1)]
+    late[reached].observe(x)
+    assert ranks.all_reduce(
+        {"uneven": uneven[0], "late": late[0]},
+        {"late": late[1], "uneven": uneven[1]},  # names count, not their order
+    ) == ["", ""]
+    for rank in (0, 1):
+        same_state(
+            uneven[rank],
+            MSE(bins=4, levels=4, range=4.0).observe(torch.tensor([1.0, 4.0])).observe(torch.tensor([1, 9.0])),
+        )
+        same_state(late[rank], Entropy(axis=1).observe(x))
+
+
+@pytest.mark.parametrize(
+    ("one", "message"),
+    [
+        (lambda: [MovingAverageMinMax()], "observers[0]: moving averages depend on the order"),
+        (lambda: [5], "observers[0]: need an observer, got a int"),
+        (lambda: {"a": 1}, "observers['a']: need an observer, got a int"),
+        (MinMax, "observers: need a list or dict of observers, got a MinMax"),
+        (lambda: "MinMax", "observers: need a list or dict of observers, got a str"),
+        (lambda: [MinMax(), MinMax()], "observers: need the same in all processes, got"),
+        (lambda: [MinMax(axis=0)], "observers['0']: need the same observer in all processes, got"),
+    ],
+)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_nobody_waits_for_a_process_that_raises(one, message, rank, monkeypatch):
+    fine = MinMax().observe(torch.ones(2))
+    given = [[fine], [fine]]
+    given[rank] = one()
+    raised = Ranks(2, monkeypatch).all_reduce(*given)
+    assert raised[0] == raised[1]
+    assert raised[0].startswith(message)
+    assert fine.count == 2
+
+
+def test_processes_with_other_channels_raise_alike(monkeypatch):
+    observers = [[MinMax(axis=0).observe(torch.ones(channels, 3))] for channels in (2, 3)]
+    expected = "observers['0']: need one number of channels in all processes, got 2 and 3"
+    assert Ranks(2, monkeypatch).all_reduce(*observers) == [expected] * 2
 
 
 def test_all_reduce_needs_a_group():
@@ -804,6 +1036,23 @@ GOOD = {"format": "quantcourse.calibrate 1", "class": "MSE", "settings": '{"leve
         ({}, {"width": torch.tensor([math.nan])}, "need the state"),
         ({}, {"low": torch.tensor([9.0])}, "need the state"),
         ({}, {"high": torch.tensor([math.inf])}, "need the state"),
+        ({}, {"low": torch.tensor([-math.inf])}, "need the state"),
+        ({}, {"low": torch.tensor(1.0)}, "need the state"),
+        ({}, {"high": torch.tensor([100.0])}, "need the state"),
+        ({}, {"low": torch.tensor([-100.0])}, "need the state"),
+        ({}, {"width": torch.tensor([math.inf])}, "need the state"),
+        ({}, {"width": torch.tensor([0.0])}, "need the state"),
+        ({}, {"count": torch.tensor([2])}, "need the state"),
+        ({}, {"count": torch.tensor(0), "counts": torch.zeros(1, 5, dtype=torch.int64)}, "need the state"),
+        ({}, {"counts": torch.tensor([[2**62, 2**62, 2**62, 2**62, 2]])}, "need the state"),
+        ({}, dict.fromkeys(("count", "low", "high", "width", "counts")), "need the state"),
+        (
+            {},
+            {name: torch.ones(2) for name in ("low", "high", "width")}
+            | {"counts": torch.tensor([[0, 1, 0, 0, 0], [0, 1, 0, 0, 0]])},
+            "need the state",
+        ),
+        ({"settings": None}, {}, "need an observer's settings"),
     ],
 )
 def test_states_that_nobody_saved_are_refused(metadata, tensors, message, tmp_path):
@@ -813,9 +1062,60 @@ def test_states_that_nobody_saved_are_refused(metadata, tensors, message, tmp_pa
     save_file(good, path, GOOD)
     load(path)
     changed = {name: t for name, t in {**good, **tensors}.items() if t is not None}
-    save_file(changed, path, {**GOOD, **metadata})
+    save_file(changed, path, {key: text for key, text in {**GOOD, **metadata}.items() if text is not None})
     with pytest.raises(ValueError, match=f"^path: {message}"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"count": torch.tensor(-1)},
+        {"count": torch.tensor(0), "low": torch.tensor([math.nan])},
+        {"count": torch.tensor(0), "low": torch.tensor([3.0]), "high": torch.tensor([-7.0])},
+        {"low": torch.tensor([1.0, 2.0]), "high": torch.tensor([3.0, 3.0])},
+        dict.fromkeys(("count", "low", "high")),
+    ],
+)
+def test_ends_that_nobody_saved_are_refused(changed, tmp_path):
+    path = tmp_path / "file"
+    good = {"count": torch.tensor(2), "low": torch.tensor([1.0]), "high": torch.tensor([4.0])}
+    metadata = {**GOOD, "class": "MinMax", "settings": '{"axis": null}'}
+    save_file(good, path, metadata)
+    assert tuple(map(float, load(path).range())) == (1, 4)
+    save_file({name: t for name, t in {**good, **changed}.items() if t is not None}, path, metadata)
+    with pytest.raises(ValueError, match=r"^path: need the state"):
+        load(path)
+
+
+def test_more_bins_than_an_observer_may_have(tmp_path):
+    n, path = 65, tmp_path / "file"
+    state = {"low": torch.ones(n), "high": torch.ones(n), "width": torch.ones(n), "count": torch.tensor(0)}
+    settings = json.dumps({"bins": 2**20, "levels": 4, "axis": 0})
+    save_file({**state, "counts": torch.zeros(n, 2, dtype=torch.int64)}, path, {**GOOD, "settings": settings})
+    with pytest.raises(ValueError, match=r"^path: need the state"):
+        load(path)
+
+
+def test_saving_where_no_file_can_be(tmp_path):
+    for path in (tmp_path / "no folder" / "file", tmp_path):
+        with pytest.raises(OSError, match=r"^path: can't write"):
+            MinMax().save(path)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_float32_whatever_the_default(kind, tmp_path):
+    before = torch.get_default_dtype()
+    x = randn(50)
+    expected = small(kind).observe(x)
+    try:
+        torch.set_default_dtype(torch.float64)
+        observer = small(kind).observe(x)
+        same_state(observer, expected)
+        observer.save(tmp_path / "observer")
+        same_state(load(tmp_path / "observer"), expected)
+    finally:
+        torch.set_default_dtype(before)
 
 
 # --- Degenerate data -------------------------------------------------------------------------------------------
@@ -916,6 +1216,11 @@ def test_batches_that_do_not_fit(kind, x, axis, message):
         kind(axis=axis).observe(x)
 
 
+def test_axes_count_from_either_end():
+    assert same_bits(MinMax(axis=-1).observe(torch.ones(3)).range()[0], torch.ones(3))
+    assert repr(MinMax(axis=np.int64(1))) == "MinMax(axis=1)"
+
+
 def test_another_number_of_channels():
     for kind in ALL:
         observer = small(kind, axis=1).observe(randn(4, 3))
@@ -955,27 +1260,42 @@ def test_another_number_of_channels():
         (lambda: MSE(range=1.0, axis=0), r"range: need one value a channel \(1-D\), got shape \(\)"),
         (lambda: MSE(range=torch.ones(0), axis=0), "range: need at least one value"),
         (lambda: entropy_curve([1, 2]), "counts: need a torch tensor, got a list"),
-        (lambda: entropy_curve(torch.ones(4, 4), 2), r"counts: need two bins or more, 1-D, got \(4, 4\)"),
-        (lambda: entropy_curve(torch.ones(1), 2), "counts: need two bins or more"),
+        (lambda: entropy_curve(torch.ones(4, 4), 2), r"counts: need 2 bins or more, 1-D, got \(4, 4\)"),
+        (lambda: entropy_curve(torch.ones(1), 2), "counts: need 2 bins or more"),
         (lambda: entropy_curve(torch.tensor([1.5, 1, 1]), 2), "counts: need whole numbers of at least 0"),
         (lambda: entropy_curve(torch.tensor([1, -1, 1]), 2), "counts: need whole numbers of at least 0"),
         (lambda: entropy_curve(torch.tensor([1, math.nan, 1]), 2), "counts: 1 of 3 values are NaN"),
         (lambda: entropy_curve(torch.ones(4), 5), "levels: need an integer from 2 to 4, got 5"),
         (lambda: entropy_curve(torch.ones(4), 1), "levels: need an integer from 2 to 4, got 1"),
-        (lambda: entropy_threshold(torch.ones(4), 0.0, 2), "width: need a number above 0"),
-        (lambda: entropy_threshold(torch.ones(4), torch.ones(2), 2), "width: need one number, got shape"),
-        (lambda: entropy_threshold(torch.ones(4), math.inf, 2), "width: 1 of 1 values are NaN or infinite"),
+        (lambda: entropy_threshold(torch.ones(4), 0.0, 2), "width: need a finite number above 0, got 0.0"),
+        (lambda: entropy_threshold(torch.ones(4), torch.ones(2), 2), "width: need one floating-point number, got .*2,"),
+        (lambda: entropy_threshold(torch.ones(4), torch.tensor(1j), 2), "width: need one floating-point number"),
+        (lambda: entropy_threshold(torch.ones(4), math.inf, 2), "width: need a finite number above 0, got inf"),
+        (lambda: entropy_threshold(torch.ones(4), math.nan, 2), "width: need a finite number above 0, got nan"),
+        (lambda: entropy_threshold(torch.ones(4), 10**400, 2), "width: need a finite number above 0"),
+        (lambda: entropy_threshold(torch.ones(4), True, 2), "width: need a number above 0, got True"),
         (lambda: entropy_threshold(torch.ones(4), "1", 2), "width: need a number above 0"),
+        (lambda: entropy_curve(torch.ones(4), 5, 0), "first: need an integer from 1 to 4, got 0"),
+        (lambda: entropy_curve(torch.ones(4), 5, 5), "first: need an integer from 1 to 4, got 5"),
+        (lambda: entropy_curve(torch.ones(4), 2**16 + 1, 1), "levels: need an integer from 2 to 65536, got 65537"),
+        (lambda: entropy_curve(torch.tensor([1, 2**51, 1, 2**51]), 2), "counts: need a sum below 2.*52, got 4.5036e"),
+        (
+            lambda: mse_curve(torch.tensor([1.0, 1e308, 1e308], dtype=torch.float64), 2),
+            "counts: need a sum below 2.*52, got inf",
+        ),
+        (lambda: mse_curve(torch.ones(3) + 1j, 2), "counts: need whole numbers"),
+        (lambda: MSE(range=True), "range: need numbers or tensors, got True"),
+        (lambda: MSE(range=torch.tensor(1j)), "range: need numbers or tensors"),
+        (lambda: MSE(range=(0.0, 10**400)), "range: need numbers or tensors"),
+        (lambda: MovingAverageMinMax(c=Fraction(1, 10**400)), "c: need a number above 0"),
+        (lambda: Percentile(p=10**400), "p: need a number above 0, at most 100"),
+        (lambda: MinMax().save(5), "path: need a str or an os.PathLike, got a int"),
+        (lambda: load(None), "path: need a str or an os.PathLike, got a NoneType"),
         (lambda: mse_curve(torch.zeros(4)), "counts: need a positive sum, got all zeros"),
         (lambda: mse_curve(torch.ones(4), 1), "levels: need an integer from 2 to 65536, got 1"),
-        (lambda: all_reduce(MinMax()), "observers: need a list or dict of observers, got a MinMax"),
-        (lambda: all_reduce("MinMax"), "observers: need a list or dict of observers, got a str"),
-        (lambda: all_reduce({"a": 1}), r"observers\['a'\]: need an observer, got a int"),
-        (lambda: all_reduce([MovingAverageMinMax()]), r"observers\[0\]: moving averages depend on the order"),
     ],
 )
-def test_arguments_that_do_not_fit(make, message, monkeypatch):
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+def test_arguments_that_do_not_fit(make, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         make()
 

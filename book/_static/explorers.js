@@ -381,17 +381,18 @@ function percentileEdge(counts, p) {
   return edge + (h - rank) * (following - edge);
 }
 
-/** Of i bins, averaged in `levels` groups, how far they are from the same bins with the tail in the last; the least i. */
-function entropyEdge(counts, levels) {
+/** Of i bins, averaged in `levels` groups, how far they are from the same bins with the tail in the last; of the least, the last i from `first`. */
+function entropyEdge(counts, levels, first = 128) {
   const c = Float64Array.from(counts.slice(1)), xLogX = x => x > 0 ? x * Math.log(x) : 0;
   c[0] = c[1]; // zeros are exact anyway, and there may be many
   const below = cumulated(c), filled = cumulated(c.map(x => x > 0 ? 1 : 0)), self = cumulated(c.map(xLogX)), total = below[c.length];
   const divergences = [];
-  for (let i = levels; i <= c.length; i++) {
+  for (let i = first; i <= c.length; i++) {
     const tail = total - below[i];
     let cross = 0, logShare = 0, from = 0;
     for (let level = 1; level <= levels; level++) {
       const to = Math.ceil(i * level / levels), sum = below[to] - below[from];
+      if (to === from) continue; // more levels than bins: the tail joins the last that has one
       logShare = sum > 0 ? Math.log(sum / (filled[to] - filled[from])) : 0;
       cross += sum * logShare;
       from = to;
@@ -400,7 +401,7 @@ function entropyEdge(counts, levels) {
     divergences.push(lost ? Infinity : (self[i - 1] + xLogX(c[i - 1] + tail) - cross - tail * logShare) / total + Math.log(below[i] / total));
   }
   const least = divergences.reduce((a, b) => Math.min(a, b));
-  return levels + divergences.findLastIndex(d => d <= least + 1e-12);
+  return first + divergences.findLastIndex(d => d <= least + 1e-12);
 }
 
 /** The edge with the least squared error, of values spread evenly in their bins. */

@@ -987,7 +987,7 @@ def test_thresholds_agree_on_random_data(seed: int, engine: Page) -> None:
         rng.uniform(-1, 2, 160) * 1e-3,
     ]
     x = torch.tensor(draws[seed], dtype=torch.float32)
-    for levels, p in [(4, 90.0), (8, 99.0), (32, 99.9), (128, 33.3)]:
+    for levels, p in [(4, 90.0), (8, 99.0), (32, 99.9), (128, 33.3), (512, 95.0)]:
         got = engine.evaluate(
             "([x, levels, p]) => quantcourse.thresholds(Float32Array.from(x), levels, p)", [x.tolist(), levels, p]
         )
