@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from quantcourse._tensor_checks import finite_floats
 
@@ -30,6 +32,7 @@ _NORM_AFTER: dict[type[nn.Module], type[nn.Module]] = {
     nn.ConvTranspose2d: nn.BatchNorm2d,
     nn.ConvTranspose3d: nn.BatchNorm3d,
 }
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
@@ -51,8 +54,9 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 
     - a layer or batch normalization that is called more than once, shares parameters
       with another module, or whose parameters ``forward`` reads itself;
-    - one with a parametrization, or of a class derived from those above;
-    - one with a hook that would see other numbers than before;
+    - one with a parametrization, of a class derived from those above, or with a
+      ``forward`` of its own;
+    - one with a hook that would see other numbers or gradients than before;
     - one with ``track_running_stats=False``: it normalizes by each batch and so has no
       constants.
 
@@ -136,15 +140,26 @@ def _become_identity(norm: nn.Module) -> None:
 
 def _pairs(model: nn.Module) -> list[tuple[str, str]]:
     """The names of each layer and of the batch norm that can become part of it."""
+    if isinstance(model, _NORMS) or "forward" in vars(model):
+        return []  # fx would trace what the class does
     graph, read = _trace(model)
-    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    # A call of one of torch's own containers may call all that is inside.
+    calls = Counter(
+        id(m)
+        for node in graph.nodes
+        if node.op == "call_module"
+        for m in model.get_submodule(str(node.target)).modules()
+    )
     holders = Counter(
         id(p) for m in model.modules() for p in m._parameters.values() if p is not None
     )
     hooked = [
         set(m.modules())
         for m in model.modules()
-        if m._forward_hooks or m._forward_pre_hooks
+        if m._forward_hooks
+        or m._forward_pre_hooks
+        or m._backward_hooks
+        or m._backward_pre_hooks
     ]
 
     def own(name: str) -> bool:
@@ -152,7 +167,7 @@ def _pairs(model: nn.Module) -> list[tuple[str, str]]:
         module = model.get_submodule(name)
         shared = any(holders[id(p)] > 1 for p in module.parameters())
         used = any(id(t) in read for t in [*module.parameters(), *module.buffers()])
-        return calls[name] == 1 and not shared and not used
+        return calls[id(module)] == 1 and not shared and not used
 
     def foldable(layer_name: str, norm_name: str) -> bool:
         layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
@@ -181,8 +196,12 @@ def _match(layer: Any, norm: Any) -> bool:
     # Exactly these classes: one derived from them may compute something else.
     if type(layer) not in _NORM_AFTER or type(norm) is not _NORM_AFTER[type(layer)]:
         return False
+    if "forward" in {*vars(layer), *vars(norm)}:
+        return False
+    if norm.running_mean is None or norm.running_var is None:
+        return False
     outputs = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-    return norm.running_mean is not None and bool(norm.num_features == outputs)
+    return bool(norm.num_features == outputs)
 
 
 class _Tracer(fx.Tracer):
@@ -199,6 +218,14 @@ class _Tracer(fx.Tracer):
         self.read.add(id(attr_val))
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
+    def create_arg(self, a: Any) -> Any:
+        self.read.add(id(a))
+        return super().create_arg(a)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        # A class derived from a batch norm too: it looks at shapes, which no trace has.
+        return isinstance(m, _NORMS) or super().is_leaf_module(m, module_qualified_name)
+
     def call_module(
         self,
         m: nn.Module,
@@ -207,6 +234,24 @@ class _Tracer(fx.Tracer):
         kwargs: dict[str, Any],
     ) -> Any:
         return super().call_module(m, m.forward, args, kwargs)
+
+
+class _Reads(TorchFunctionMode):
+    """Adds to ``read`` the ids of all tensors that torch computes with meanwhile.
+
+    So parameters are seen that come from ``parameters()`` or ``state_dict()``.
+    """
+
+    def __init__(self, read: set[int]) -> None:
+        super().__init__()
+        self.read = read
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self.read.update(map(id, tree_leaves((args, kwargs))))
+        return func(*args, **kwargs)
 
 
 def _trace(model: nn.Module) -> tuple[fx.Graph, set[int]]:
@@ -218,7 +263,8 @@ def _trace(model: nn.Module) -> tuple[fx.Graph, set[int]]:
             for name, p in inspect.signature(model.forward).parameters.items()
             if p.default is not p.empty
         }
-        return tracer.trace(model, concrete_args=defaults), tracer.read
+        with _Reads(tracer.read):
+            return tracer.trace(model, concrete_args=defaults), tracer.read
     except Exception as error:  # the model's own code runs, which may raise anything
         raise ValueError(
             "model: need one that torch.fx can trace, but tracing "

@@ -230,7 +230,8 @@ def requantize(
             the lower end to the code of 0, the latter lowers the upper to that of 6.
 
     Returns:
-        ``qp.dtype.storage``, of the shape of ``acc``; in memory, ``axis`` lies last.
+        ``qp.dtype.storage``, of the shape of ``acc``; with a 1-D ``multiplier``,
+        ``axis`` lies last in memory.
 
     Raises:
         ValueError: for other shapes, types or values; if a product leaves INT32.
@@ -311,10 +312,11 @@ def quantize_bias(bias: Tensor, qp: QParams, weight_qp: QParams) -> Tensor:
             f"weight_qp), got shape {tuple(bias.shape)}"
         )
     codes = (bias.to(torch.float64) / scale).round()
-    if codes.abs().max() > INT32_MAX:
-        worst = int(codes.abs().argmax())
+    outside = (codes < INT32_MIN) | (codes > INT32_MAX)
+    if outside.any():
+        first = int(outside.to(torch.int8).argmax())
         raise ValueError(
-            f"bias: need codes in INT32, got {float(codes[worst]):g} at {worst}: use a "
+            f"bias: need codes in INT32, got {float(codes[first]):g} at {first}: use a "
             "larger scale for its weights (or one for all channels)"
         )
     return codes.to(torch.int32)
@@ -628,9 +630,7 @@ def _float_sums(
     Codes of 8 bits stay exact even where a setting lets float32 lose bits in products.
     """
     kind = torch.float64
-    # Other libraries may take the short cut of Winograd, which rounds.
-    mkldnn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if q.is_cpu and mkldnn and reach <= 256:
+    if q.is_cpu and _has_mkldnn() and reach <= 256:
         weight = weight.to(torch.int32)
         if int(weight.abs().max()) <= 256:
             if int(_magnitude(weight).max()) * reach < 1 << 24:
@@ -641,16 +641,24 @@ def _float_sums(
                     for x, w in zip(q.chunk(2, 1), weight.chunk(2, 1), strict=True)
                 )
                 return first.add_(second)
-    sums = functional.conv2d(
-        q.to(kind).sub_(zero_point),
-        weight.to(kind),
-        None,
-        window.stride,
-        window.padding,
-        window.dilation,
-        window.groups,
-    )
+    with torch.autocast(q.device.type, enabled=False):  # bfloat16 would round
+        sums = functional.conv2d(
+            q.to(kind).sub_(zero_point),
+            weight.to(kind),
+            None,
+            window.stride,
+            window.padding,
+            window.dilation,
+            window.groups,
+        )
     return sums.to(torch.int32)
+
+
+def _has_mkldnn() -> bool:
+    """Other libraries may take the short cut of Winograd, which rounds."""
+    library = torch.backends.mkldnn
+    present = library.is_available()  # type: ignore[no-untyped-call]
+    return bool(present and library.enabled)
 
 
 def _centred(weight: Tensor, qp: QParams) -> Tensor:
@@ -729,7 +737,8 @@ def conv2d(
         activation: as for ``requantize``.
 
     Returns:
-        Codes of ``out``, shape (images, outputs, height, width), channels-last memory.
+        Codes of ``out``, shape (images, outputs, height, width), usually in
+        channels-last memory.
 
     Raises:
         ValueError: as for the two functions.
@@ -775,9 +784,9 @@ def add(
     shifted left by 20 bits (15 if either has more than 8), so that rounding costs
     little, brought to the scale ``2 max(s_a, s_b) / 2**20``, added, and requantized.
     The result is off by at most 1/2 and what the rounding mode adds in ``requantize``,
-    and ``3 max(s_a, s_b) / (2**20 s_out)`` more, before clipping.  With ``"float"``,
-    reals are added in float32 and quantized, as ONNX defines DequantizeLinear, Add,
-    QuantizeLinear.
+    and ``3 max(s_a, s_b) / (2**20 s_out)`` more, before clipping (``2**15`` in place of
+    ``2**20`` after a shift by 15).  With ``"float"``, reals are added in float32 and
+    quantized, as ONNX defines DequantizeLinear, Add, QuantizeLinear.
 
     Args:
         a, b: codes of one shape.
@@ -984,7 +993,7 @@ def max_pool(
         kernel_size: of the window.
         stride: None: that of the window side by side.
         padding: at most half the window; it never wins.
-        dilation: the distance of neighbours in the window.
+        dilation: the distance of neighbours in the window, so that it meets the image.
 
     Returns:
         Codes of ``qp``, shape (images, channels, height, width).
@@ -1176,7 +1185,8 @@ def _pair(value: Pair, low: int, name: str) -> tuple[int, int]:
     pair = (value, value) if isinstance(value, Integral) else value
     if not isinstance(pair, tuple) or len(pair) != 2:
         raise ValueError(f"{name}: need an integer or a pair of them, got {value!r}")
-    return integer(pair[0], low, 1 << 31, name), integer(pair[1], low, 1 << 31, name)
+    vertical, horizontal = (integer(n, low, INT32_MAX, name) for n in pair)
+    return vertical, horizontal
 
 
 def _pooling_window(
@@ -1197,7 +1207,15 @@ def _pooling_window(
         raise ValueError(
             f"padding: need at most half of the kernel {kernel}, got {window.padding}"
         )
-    window.positions(images.shape[2:])
+    size = (images.shape[2], images.shape[3])
+    window.positions(size)
+    # Only two neighbours, one on each side of the image, can both lie in the padding.
+    per_axis = zip(kernel, window.dilation, size, strict=True)
+    if any(k > 1 and d > length for k, d, length in per_axis):
+        raise ValueError(
+            f"dilation: need at most the image's {size}, got {window.dilation}: a "
+            "window lies in the padding alone"
+        )
     return window
 
 

@@ -174,6 +174,13 @@ def test_layers_keep_their_type_beside_a_wider_batch_norm():
     assert folded.weight.dtype == folded.bias.dtype == torch.float16
 
 
+def test_the_type_is_that_of_the_weights_not_of_the_bias():
+    layer = nn.Conv2d(3, 3, 1).half()
+    layer.bias = nn.Parameter(layer.bias.float())
+    folded = fold_batch_norm(nn.Sequential(layer, nn.BatchNorm2d(3)))[0]
+    assert folded.weight.dtype == folded.bias.dtype == torch.float16
+
+
 def test_nothing_is_left_in_the_state_dict():
     model = load("plain")
     before, after = set(model.state_dict()), set(fold_batch_norm(model).state_dict())
@@ -314,12 +321,45 @@ def test_weights_shared_by_two_layers():
     assert folded.other.weight is folded.conv.weight
 
 
+@pytest.mark.parametrize("tie", ["conv", "bn"])
+def test_biases_shared_by_two_layers(tie):
+    class Tied(Net):
+        def __init__(self):
+            super().__init__()
+            self.last = nn.GroupNorm(1, 3)
+            (self.other if tie == "conv" else self.last).bias = getattr(self, tie).bias
+
+        def forward(self, x):
+            return self.bn(self.conv(x)) + self.last(self.other(x))
+
+    same(Tied(), left=["bn", "bn2"])
+
+
 def test_weights_that_forward_reads_itself():
     class Penalty(Net):
         def forward(self, x):
             return self.bn(self.conv(x)) + self.conv.weight.abs().sum()
 
     same(Penalty(), left=["bn", "bn2"])
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda model, x: sum(p.abs().sum() for p in model.conv.parameters()),
+        lambda model, x: model.conv.state_dict()["weight"].sum(),
+        lambda model, x: model.conv._parameters["weight"].norm(),
+        lambda model, x: x * model.conv._parameters["bias"].reshape(3, 1, 1),
+        lambda model, x: x + dict(model.conv.named_parameters())["bias"].view(3, 1, 1),
+        lambda model, x: x - next(model.bn.buffers()).max(),
+    ],
+)
+def test_tensors_that_forward_reads_by_another_way(read):
+    class Penalty(Net):
+        def forward(self, x):
+            return self.bn(self.conv(x)) + read(self, x) + self.bn2(self.other(x))
+
+    same(Penalty(), left=["bn"])
 
 
 def test_statistics_that_forward_reads_itself():
@@ -401,6 +441,52 @@ def test_derived_classes_stay():
     same(nn.Sequential(Centring(3, 3, 1), nn.BatchNorm2d(3)), left=["1"])
 
 
+class Doubled(nn.BatchNorm2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_derived_batch_norms_stay():
+    same(nn.Sequential(nn.Conv2d(3, 3, 1), Doubled(3)), left=["1"])
+    same(nn.Sequential(nn.Conv2d(3, 3, 1), Doubled(3), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)), left=["1"])
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, Doubled])
+def test_a_batch_norm_alone_stays(norm):
+    same(norm(3), left=[""])
+
+
+@pytest.mark.parametrize("place", ["0", "1", ""])
+def test_a_forward_of_the_instance_stays(place):
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)).eval()
+    module = model.get_submodule(place)
+    whole = module.forward
+    module.forward = lambda x: 2 * whole(x)
+    same(model, left=["1"])
+
+
+def test_a_layer_that_one_of_torchs_own_uses_too():
+    class Inside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.encoder, self.bn = nn.TransformerEncoderLayer(4, 1, 4), nn.BatchNorm1d(4)
+
+        def forward(self, x):
+            return self.bn(self.encoder.linear2(x)) + self.encoder(x)
+
+    model, x = scatter(Inside().double().eval()), values(3, 4)
+    folded = fold_batch_norm(model)
+    assert norms(folded) == ["bn"]
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-12, atol=1e-12)
+
+
+def test_a_batch_norm_without_a_variance_stays():
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+    model[1].running_var = None
+    assert norms(fold_batch_norm(model)) == ["1"]
+
+
 def test_parametrized_layers_stay():
     layer = parametrizations.weight_norm(nn.Conv2d(3, 3, 1))
     same(nn.Sequential(layer, nn.BatchNorm2d(3)), left=["1"])
@@ -424,6 +510,35 @@ def test_a_hook_still_sees_what_it_saw():
     x = values(2, 3, 4, 4)
     model(x), folded(x)
     assert torch.equal(seen[0], seen[1])
+
+
+def test_a_hook_around_the_batch_norm_alone():
+    seen = []
+    model = scatter(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(nn.BatchNorm2d(3))).double().eval())
+    model[1].register_forward_pre_hook(lambda module, x: seen.append(x[0]))
+    folded, x = fold_batch_norm(model), values(2, 3, 4, 4)
+    model(x), folded(x)
+    assert norms(folded) == ["1.0"] and torch.equal(seen[0], seen[1])
+
+
+@pytest.mark.parametrize("place", ["0", "1"])
+@pytest.mark.parametrize("register", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+def test_a_hook_still_sees_the_gradients_it_saw(place, register):
+    seen = []
+    model = scatter(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)).double().eval())
+    getattr(model.get_submodule(place), register)(lambda module, *gradients: seen.append(gradients[-1][0]))
+    folded = fold_batch_norm(model)
+    x = values(2, 3, 4, 4).requires_grad_()
+    with torch.enable_grad():
+        for network in (model, folded):
+            network(x).square().sum().backward()
+    torch.testing.assert_close(seen[0], seen[1], rtol=1e-12, atol=1e-12)
+
+
+def test_a_backward_hook_around_the_pair_does_not_matter():
+    block = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+    block.register_full_backward_hook(lambda *_: None)
+    same(nn.Sequential(block, nn.ReLU()), left=[])
 
 
 def test_a_hook_around_the_pair_does_not_matter():
@@ -500,6 +615,15 @@ class Branches(Net):
         return self.bn(y)
 
 
+class Around(Net):
+    def __init__(self):
+        super().__init__()
+        self.inner = Branches()
+
+    def forward(self, x):
+        return self.inner(x)
+
+
 class Unregistered(nn.Module):
     def __init__(self):
         super().__init__()
@@ -534,6 +658,7 @@ def too_narrow():
         (nn.Sequential(nn.LazyConv2d(3, 1)), r"model: 0 \(LazyConv2d\) has no weights yet; call the model once"),
         (nn.LazyLinear(3), r"model: it \(LazyLinear\) has no weights yet"),
         (Branches(), r"tracing Branches stops at `if y.mean\(\) > 0:` in forward: .*control flow.*Rewrite that line"),
+        (Around(), r"tracing Around stops at `if y.mean\(\) > 0:` in forward"),
         (Unregistered(), r"tracing Unregistered stops at `return self.layers\[0\]\(x\)` in forward: .*not installed"),
         (Net(), "tracing Net stops at its class: "),
         (Uncopied(), "model: can't copy this Uncopied: holds an open file"),

@@ -316,6 +316,7 @@ def test_multiplier_shapes_broadcast():
             "acc, m0: need shapes",
         ),
         ((1, torch.full((2,), 2**30), 0), r"m0, shift: need one shape, got \(2,\) and \(\)"),
+        ((1, torch.full((2,), 2**30), torch.tensor([0])), r"m0, shift: need one shape, got \(2,\) and \(1,\)"),
         ((torch.ones(0, dtype=torch.int32), 2**30, 0), "acc: need at least one"),
     ],
 )
@@ -428,6 +429,31 @@ def test_bias_and_output_multiplier(seed, per_channel):
         assert abs(Fraction(float(m.expand(outputs)[j])) / (s_x * s_w / s_z) - 1) <= Fraction(1, 2**52)
 
 
+@pytest.mark.parametrize("paths", [{}, {"axis": -3}, {"axis": 2}])
+def test_one_multiplier_in_a_tensor_is_for_one_index(paths):
+    """A 1-D multiplier of length 1 is not for all channels, and an axis beyond the others is none."""
+    with pytest.raises(ValueError, match="multiplier: need one for each index of axis"):
+        requantize(torch.ones(2, 3, dtype=torch.int32), torch.ones(1), QParams(1.0, 0, UINT8), **paths)
+
+
+def test_memory_of_outputs():
+    """The axis of the multipliers lies last in memory; sums of int8 products have channels last."""
+    qp, last = QParams(1.0, 0, UINT8), torch.channels_last
+    acc = torch.ones(2, 3, 4, 5, dtype=torch.int32)
+    for axis in range(4):
+        assert requantize(acc, torch.ones(acc.shape[axis]) / 2, qp, axis=axis).stride(axis) == 1
+    assert requantize(acc.to(memory_format=last), 0.5, qp).is_contiguous(memory_format=last)
+    if integer._int_mm_is_exact():
+        q, weight = torch.ones(2, 4, 5, 6, dtype=torch.uint8), torch.ones(8, 4, 3, 3, dtype=torch.int8)
+        assert accumulate_conv2d(q, qp, weight, QParams(1.0, 0, INT8)).is_contiguous(memory_format=last)
+
+
+def test_fused_relu6_where_6_is_beyond_the_codes():
+    """6 / 0.01 + 3 = 603, of which UINT8 has 255."""
+    out, acc = QParams(0.01, 3, UINT8), torch.tensor([-500, 0, 100, 500, 5000])
+    assert requantize(acc, 1.0, out, activation="relu6").tolist() == [3, 3, 103, 255, 255]
+
+
 def test_bias_ties_and_ends():
     qp = QParams(0.5, 0, UINT8), QParams(1.0, 0, INT8)
     assert quantize_bias(torch.tensor([0.25, 0.75, -0.25, 1.0]), *qp).tolist() == [0, 2, 0, 2]
@@ -441,6 +467,23 @@ def test_bias_ties_and_ends():
     three = QParams(torch.ones(3), torch.zeros(3, dtype=torch.int32), INT8, axis=0)
     with pytest.raises(ValueError, match=r"bias: need 1-D, one for each output \(\(3,\) scales"):
         quantize_bias(torch.ones(2), qp[0], three)
+
+
+def test_bias_takes_all_of_int32():
+    """-2**31 is a code, -2**31 - 1 and 2**31 are none, however far."""
+    qp = QParams(0.5, 0, UINT8), QParams(1.0, 0, INT8)
+    ends = torch.tensor([-(2.0**30), 2.0**30 - 0.5], dtype=torch.float64)
+    assert quantize_bias(ends, *qp).tolist() == [INT32_MIN, INT32_MAX]
+    for beyond in (-(2.0**30) - 0.5, 2.0**30, -(2.0**40)):
+        with pytest.raises(ValueError, match=f"bias: need codes in INT32, got {2 * beyond:g} at 1".replace("+", ".")):
+            quantize_bias(torch.tensor([-(2.0**30), beyond], dtype=torch.float64), *qp)
+
+
+def test_bias_divides_by_the_product_in_float64():
+    """``0.1 * 0.1`` of float32 scales has 48 bits: rounded to 24, a code near 2**30 would be off by 64."""
+    qp = QParams(0.1, 0, UINT8), QParams(0.1, 0, INT8)
+    exact = Fraction(11_000_000) / Fraction(float(np.float32(0.1))) ** 2
+    assert quantize_bias(torch.tensor([1.1e7]), *qp).item() == half_up(exact)
 
 
 # --- Accumulators -----------------------------------------------------------------------------------------------
@@ -561,6 +604,47 @@ def test_padding_is_with_the_zero_point():
             accumulate_conv2d(q, qp, weight, weight_qp, padding=padding),
             accumulate_conv2d(padded, qp, weight, weight_qp),
         )
+
+
+@pytest.mark.parametrize("setting", ["autocast", "no oneDNN"])
+@pytest.mark.usefixtures("products")
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch's own, on reading a setting for TF32
+def test_settings_of_torch_change_no_sum(setting):
+    """bfloat16 keeps 8 bits of a sum, Winograd's transforms round."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randint(0, 256, (16, 8, 16, 16), generator=generator, dtype=torch.uint8)
+    weight = torch.randint(-128, 128, (8, 8, 3, 3), generator=generator, dtype=torch.int8)
+    qp, weight_qp = QParams(0.5, 3, UINT8), QParams(0.1, 0, INT8)
+    for groups in (1, 2, 8):
+        kernels = weight[:, : 8 // groups]
+        expected = torch.nn.functional.conv2d(q.double() - 3, kernels.double(), groups=groups)
+        context = (
+            torch.autocast("cpu", dtype=torch.bfloat16)
+            if setting == "autocast"
+            else torch.backends.mkldnn.flags(enabled=False)
+        )
+        with context:
+            acc = accumulate_conv2d(q, qp, kernels, weight_qp, groups=groups)
+        assert torch.equal(acc.double(), expected)
+
+
+@pytest.mark.usefixtures("products")
+def test_weights_reach_128_from_a_zero_point_of_127():
+    """255 - 127 is one more than int8 holds."""
+    weight, weight_qp = torch.tensor([[255, 0]]), QParams(1.0, 127, UINT8)
+    assert accumulate_linear(torch.tensor([[1, 1]]), QParams(1.0, 0, UINT8), weight, weight_qp).item() == 128 - 127
+
+
+def test_the_bound_itself_does_not_overflow():
+    """``|INT32_MIN|`` is 2**31, and 17 million weights of 127 sum to more than INT32 has."""
+    qp, weight_qp = QParams(1.0, 0, INT4), QParams(1.0, 0, INT8)
+    codes, bias = torch.zeros(1, 1, dtype=torch.int8), torch.tensor([INT32_MIN], dtype=torch.int32)
+    with pytest.raises(ValueError, match=f"weight, bias: need .* got {2**31}"):
+        accumulate_linear(codes, qp, codes, weight_qp, bias)
+    n = 17_000_000
+    weight = torch.full((1, n), 127, dtype=torch.int8)
+    with pytest.raises(ValueError, match=f"weight, bias: need .* got {n * 127 * 8}"):
+        accumulate_linear(torch.zeros(1, n, dtype=torch.int8), qp, weight, weight_qp)
 
 
 def test_codes_in_any_memory():
@@ -990,6 +1074,42 @@ def test_sum_in_any_memory(rounding):
         assert torch.equal(add(p, a_qp, q, b_qp, out, rounding), expected)
 
 
+@pytest.mark.parametrize("rounding", ["double", "single"])
+@pytest.mark.parametrize(("dtypes", "bits"), [((UINT8, INT8), 20), ((INT16, INT8), 15), ((UINT8, INT16), 15)])
+def test_sum_step_by_step(dtypes, bits, rounding):
+    """Shift left, to ``2 max(s_a, s_b) / 2**bits``, add, to the output: all in exact arithmetic, codes of 16 bits."""
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        a_qp, b_qp = (random_qp(rng, dtype, 0.001, 0.2) for dtype in dtypes)
+        a, b = codes_of(rng, a_qp, (300,)), codes_of(rng, b_qp, (300,))
+        s_a, s_b = float(a_qp.scale), float(b_qp.scale)
+        out, common = QParams(max(s_a, s_b) / 8, 5, INT16), 2 * max(s_a, s_b)
+        m_a, m_b = quantize_multiplier(s_a / common), quantize_multiplier(s_b / common)
+        m = quantize_multiplier(common / (float(out.scale) * 2**bits))
+        step = ORACLES[rounding]
+        codes = add(a, a_qp, b, b_qp, out, rounding)
+        for p, q, code in zip(a.tolist(), b.tolist(), codes.tolist(), strict=True):
+            left = step((p - int(a_qp.zero_point)) * 2**bits, *m_a)
+            right = step((q - int(b_qp.zero_point)) * 2**bits, *m_b)
+            assert code == min(max(step(left + right, *m) + 5, INT16.min), INT16.max)
+
+
+def test_sum_of_the_widest_types_stays_in_int32():
+    wide, narrow, out = QParams(1.0, 0, UINT16), QParams(1.0, 0, UINT8), QParams(2.0, 0, UINT16)
+    a, b = torch.tensor([65_535]), torch.tensor([255])
+    assert add(a, wide, b, narrow, out).tolist() == add(b, narrow, a, wide, out).tolist() == [32_895]
+
+
+def test_sums_and_parts_at_ties():
+    """-3/2, -1/2, 1/2, 3/2: each rounds as asked, in the last step of a sum and in a part."""
+    one, q = QParams(1.0, 0, INT8), torch.tensor([-3, -1, 1, 3])
+    rounded = {"double": [-2, -1, 1, 2], "single": [-1, 0, 1, 2], "float": [-2, 0, 0, 2]}
+    for rounding, expected in rounded.items():
+        assert add(q, one, torch.zeros_like(q), one, QParams(2.0, 0, INT8), rounding).tolist() == expected
+        part = (2 * q).unsqueeze(0), QParams(0.25, 0, INT8)  # a right shift, where "double" rounds ties away
+        assert concat([part], one, rounding=rounding).tolist() == [expected]
+
+
 def dequantize_add_quantize(dtypes, out):
     kinds = {"a": dtypes[0], "b": dtypes[1]}
     inputs, nodes = [], []
@@ -1041,6 +1161,13 @@ def test_concat_brings_parts_to_one_scale(rounding):
     assert concat(parts[:1] * 2, out, axis=-1).shape == (2, 4, 6)
 
 
+def test_parts_of_one_scale_but_other_zero_point_or_type():
+    q, out = torch.tensor([[10, 200]]), QParams(0.5, 0, UINT8)
+    assert concat([(q, QParams(0.5, 7, UINT8))], out).tolist() == [[3, 193]]
+    assert concat([(q, out)], QParams(0.5, 0, INT8)).tolist() == [[10, 127]]
+    assert concat([(q, out)], out).dtype == torch.uint8  # given as int64
+
+
 @settings(max_examples=60)
 @given(seeds, st.sampled_from([INT8, UINT8, INT16]))
 def test_max_pool_is_that_of_reals(seed, dtype):
@@ -1053,6 +1180,25 @@ def test_max_pool_is_that_of_reals(seed, dtype):
     reals = torch.nn.functional.max_pool2d(dequantize(q, qp), kernel, stride, padding, dilation)
     assert torch.equal(dequantize(pooled, qp), reals)
     assert pooled.dtype == dtype.storage
+
+
+def test_max_pool_windows_that_miss_the_image():
+    """Refused just where torch, which pads with -inf, gives -inf."""
+    qp, missed = QParams(0.5, 3, UINT8), 0
+    for size, kernel, stride, dilation in itertools.product(range(1, 6), range(1, 7), (1, 2), range(1, 9)):
+        for padding in range(kernel // 2 + 1):
+            if size + 2 * padding < dilation * (kernel - 1) + 1:
+                continue
+            geometry = (kernel, 1), (stride, 1), (padding, 0), (dilation, 1)
+            image = torch.full((1, 1, size, 1), 100)
+            largest = torch.nn.functional.max_pool2d(image.float(), *geometry)
+            if largest.isinf().any():
+                missed += 1
+                with pytest.raises(ValueError, match="dilation: need at most the image's"):
+                    max_pool(image, qp, *geometry)
+            else:
+                assert torch.equal(max_pool(image, qp, *geometry).float(), largest)
+    assert missed
 
 
 @settings(max_examples=60)
@@ -1092,6 +1238,18 @@ def test_avg_pool_at_ties():
     assert [avg_pool(q, qp, rounding=r).item() - 10 for r in ORACLES] == [1, 0, 0]
 
 
+def test_avg_pool_sums_beyond_float32():
+    """512 codes of 40000 and 255 more, an odd sum beyond 2**24: the mean stays below 40000.5."""
+    q = torch.full((1, 1, 16, 32), 40_000)
+    q[0, 0, -1, -1] += 255
+    assert avg_pool(q, QParams(1.0, 0, UINT16), rounding="single").item() == 40_000
+
+
+def test_avg_pool_sums_stay_in_int32():
+    with pytest.raises(ValueError, match=f"need the sum of a window in INT32, got {200**2 * 65_535}"):
+        avg_pool(torch.full((1, 1, 200, 200), 65_535), QParams(1.0, 0, UINT16))
+
+
 # --- Refusals ---------------------------------------------------------------------------------------------------
 
 QP, OUT = QParams(0.5, 3, UINT8), QParams(1.0, 0, UINT8)
@@ -1129,6 +1287,8 @@ TWO = choose_qparams(-torch.ones(2), torch.ones(2), INT8, symmetric=True, axis=0
             {"bias": torch.ones(3, dtype=torch.int64)},
             r"bias: need int32 of shape \(3,\), got torch.int64 of shape \(3,\)",
         ),
+        ({"bias": torch.ones(3, dtype=torch.int16)}, r"bias: need int32 of shape \(3,\), got torch.int16"),
+        ({"bias": torch.ones(3, 1, dtype=torch.int32)}, r"bias: need int32 .* got torch.int32 of shape \(3, 1\)"),
         (
             {"bias": torch.ones(2, dtype=torch.int32)},
             r"bias: need int32 of shape \(3,\), got torch.int32 of shape \(2,\)",
@@ -1173,6 +1333,7 @@ def test_conv2d_refuses(change, match):
     [
         (lambda: add(ROWS, QP, MATRIX, W_QP, OUT), r"a, b: need one shape, got \(2, 4\) and \(3, 4\)"),
         (lambda: add(ROWS, QP, ROWS, TWO, OUT), "b_qp: need one scale"),
+        (lambda: add(ROWS, QP, ROWS, QP, TWO), "out: need one scale"),
         (lambda: add(ROWS.float(), QP, ROWS, QP, OUT), "a: need integers"),
         (lambda: add(ROWS, QP, ROWS, QP, OUT, "no"), "rounding: need one of"),
         (lambda: add(ROWS, QP, ROWS, QP, QParams(1e-12, 0, UINT8)), "acc: need acc"),
@@ -1183,6 +1344,8 @@ def test_conv2d_refuses(change, match):
         (lambda: concat([(ROWS, QP)], OUT, rounding="no"), "rounding: need one of"),
         (lambda: avg_pool(ROWS, QP), r"q: need shape \(images, channels, height, width\), got \(2, 4\)"),
         (lambda: avg_pool(IMAGES, QP, padding=1), "kernel_size: need one for a stride or padding, got None"),
+        (lambda: avg_pool(IMAGES, QP, stride=2), "kernel_size: need one for a stride or padding, got None"),
+        (lambda: avg_pool(IMAGES, QP, 2, 2**31), "stride: need an integer from 1 to 2147483647"),
         (lambda: avg_pool(IMAGES, QP, 6), r"q: need an image that holds the kernel \(6, 6\)"),
         (lambda: avg_pool(IMAGES, QP, 2, out=TWO), "out: need one scale"),
         (
@@ -1221,11 +1384,14 @@ def test_multipliers_of_images_belong_to_channels():
     ("call", "match"),
     [
         (lambda: requantize(ROWS.int(), 0.5, OUT, axis="c"), "axis: need an integer or None, got 'c'"),
+        (lambda: requantize(ROWS.int(), torch.ones(2), OUT, axis=True), "axis: need an integer or None, got True"),
         (lambda: requantize(ROWS.int(), 2.0**30, OUT), r"multiplier: need less than about 2\*\*30"),
         (lambda: concat((ROWS, QP), OUT), r"parts\[0\]: need a pair of codes and QParams, got a Tensor"),
         (lambda: concat([(ROWS, QP), (ROWS, QP, 1)], OUT), r"parts\[1\]: need a pair"),
         (lambda: concat({1: 2}, OUT), "parts: need a list of pairs .* got a dict"),
         (lambda: concat([(ROWS, QP)], OUT, axis=1.0), "axis: need an integer, got 1.0"),
+        (lambda: concat([(ROWS, QP)], OUT, axis=None), "axis: need an integer, got None"),
+        (lambda: concat([(ROWS, QP)], OUT, axis=True), "axis: need an integer, got True"),
         (lambda: max_pool(IMAGES, QP, [2, 1]), r"kernel_size: need an integer or a pair of them, got \[2, 1\]"),
     ],
 )
