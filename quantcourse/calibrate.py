@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from os import PathLike
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -47,7 +47,8 @@ MOST_COUNTS = 1 << 26  # 512 MiB, over all channels
 MOST_COUNTED = 1 << 52  # so that sums stay exact in float64, with bin 0 replaced
 VALUES_AT_ONCE = {"cpu": 1 << 16}  # so that all on the way to a bin stays in the cache
 VALUES_AT_ONCE_ELSEWHERE = 1 << 24
-CELLS_AT_ONCE = 1 << 16  # candidates times levels
+CELLS_AT_ONCE = 1 << 16  # candidates times levels times channels
+CHANNELS_AT_ONCE = 32  # of a search for thresholds
 TIE = 1e-12  # nats; the sums below round by less
 FORMAT = "quantcourse.calibrate 1"
 
@@ -195,6 +196,23 @@ class Observer(ABC):
         self._check_seen()
         low, high = self._ends()
         return self._as_asked(low), self._as_asked(high)
+
+    def extremes(self) -> tuple[Tensor, Tensor]:
+        """The smallest and the largest value seen, whatever the range is.
+
+        Returns:
+            ``(low, high)``, as ``range`` gives them.
+
+        Raises:
+            ValueError: if no value has been seen.
+
+        Chapter: *Calibration*.
+
+        >>> Percentile(50).observe(torch.tensor([-1.0, 1.0, 9.0])).extremes()
+        (tensor(-1.), tensor(9.))
+        """
+        self._check_seen()
+        return self._as_asked(self._state["low"]), self._as_asked(self._state["high"])
 
     def qparams(self, dtype: IntType, symmetric: bool) -> QParams:
         """Scale and zero point for the range, one or one a channel.
@@ -462,15 +480,18 @@ class HistogramObserver(Observer):
 
     def _thresholds(self) -> Tensor:
         """T of each channel, float32: no larger than the largest magnitude seen."""
-        edges = [self._edge(counts.cpu()) for counts in self._state["counts"]]
+        parts = torch.split(self._state["counts"].cpu(), CHANNELS_AT_ONCE)
+        edges = torch.cat([self._edges(part) for part in parts])
         width = self._state["width"].to(torch.float64)
         largest = torch.maximum(self._state["high"], -self._state["low"])
-        thresholds = torch.tensor(edges, dtype=torch.float64, device=width.device)
-        return torch.minimum(thresholds * width, largest).to(torch.float32)
+        return torch.minimum(edges.to(width.device) * width, largest).to(torch.float32)
 
     @abstractmethod
-    def _edge(self, counts: Tensor) -> float:
-        """T in bin widths, from the counts of one channel: zeros, then the bins."""
+    def _edges(self, counts: Tensor) -> Tensor:
+        """T of each channel in bin widths, float64.
+
+        ``counts`` has a row for each: its exact zeros, then its bins.
+        """
 
     def _ends(self) -> tuple[Tensor, Tensor]:
         """No wider than what was seen, and with zero inside."""
@@ -518,14 +539,16 @@ class Percentile(HistogramObserver):
     def _settings(self) -> dict[str, float | None]:
         return {"p": self.p, **super()._settings()}
 
-    def _edge(self, counts: Tensor) -> float:
-        below = counts.cumsum(0)
-        h = (int(below[-1]) - 1) * self.p / 100
+    def _edges(self, counts: Tensor) -> Tensor:
+        below = counts.cumsum(1)
+        values = int(below[0, -1])  # as many in each channel
+        h = (values - 1) * self.p / 100
         rank = math.floor(h)
-        ranks = torch.tensor([rank, min(rank + 1, int(below[-1]) - 1)])
+        ranks = torch.tensor([[rank, min(rank + 1, values - 1)]]).expand(len(below), 2)
         # The slot after which more than `rank` values have been counted.
-        edge, following = torch.searchsorted(below, ranks, right=True).tolist()
-        return float(edge + (h - rank) * (following - edge))
+        slots = torch.searchsorted(below, ranks.contiguous(), right=True)
+        edge, following = slots.to(torch.float64).unbind(1)
+        return edge + (h - rank) * (following - edge)
 
 
 class _Levels(HistogramObserver):
@@ -540,6 +563,29 @@ class _Levels(HistogramObserver):
     ) -> None:
         self.levels = integer(levels, 2, 1 << 16, "levels")
         super().__init__(bins, axis, range)
+
+    def with_levels(self, levels: int) -> Self:
+        """This observer with all it has seen, choosing for another number of levels.
+
+        Args:
+            levels: how many codes the magnitudes get, 0 included.
+
+        Returns:
+            A new observer; this one stays as it is.
+
+        Raises:
+            ValueError: as for the class.
+
+        Chapter: *Calibration*.
+
+        >>> observer = MSE().observe(torch.tensor([0.1, 0.2, 1.0]))
+        >>> observer.with_levels(2).levels, observer.levels
+        (2, 128)
+        """
+        settings: dict[str, Any] = {**self._settings(), "levels": levels}
+        other = type(self)(**settings)
+        other._state = dict(self._state)
+        return other
 
     def _settings(self) -> dict[str, float | None]:
         return {"levels": self.levels, **super()._settings()}
@@ -586,6 +632,9 @@ class Entropy(_Levels):
                 f"bins: need at least one a level, {self.levels}, got {self.bins}"
             )
 
+    def _edges(self, counts: Tensor) -> Tensor:
+        return torch.tensor([self._edge(row) for row in counts], dtype=torch.float64)
+
     def _edge(self, counts: Tensor) -> float:
         # What is in bin 0 does not matter, so neither do the zeros.
         # Bins that another channel has appended are no candidates of this one.
@@ -621,11 +670,10 @@ class MSE(_Levels):
     [4.1, 2.5, 1.2]
     """
 
-    def _edge(self, counts: Tensor) -> float:
-        if not counts[1:].any():
-            return 0.0
-        candidates, errors = mse_curve(counts[1:], self.levels)
-        return float(candidates[errors.argmin()])
+    def _edges(self, counts: Tensor) -> Tensor:
+        bins = counts[:, 1:].to(torch.float64)
+        best = _squared_errors(bins, self.levels).argmin(1) + 1
+        return best.to(torch.float64)
 
 
 class ADMM(_Levels):
@@ -653,24 +701,24 @@ class ADMM(_Levels):
     2.5
     """
 
-    def _edge(self, counts: Tensor) -> float:
-        filled = counts[1:].nonzero()[:, 0]
-        if not len(filled):
-            return 0.0
-        centres = filled + 0.5
-        weights = counts[1:][filled].to(torch.float64)
-        step = float(filled[-1] + 1) / (1.25 * (self.levels - 1))
+    def _edges(self, counts: Tensor) -> Tensor:
+        bins = counts[:, 1:].to(torch.float64)
+        edges = torch.arange(1, 1 + bins.shape[1], dtype=torch.float64)
+        last = ((bins > 0) * edges).amax(1)
+        step = last / (1.25 * (self.levels - 1))
         for _ in range(1000):
-            before, step = step, _best_step(centres, weights, step, self.levels)
-            if step == before:
+            before, step = step, _best_steps(edges - 0.5, bins, step, self.levels)
+            if torch.equal(step, before):
                 break
         return step * (self.levels - 1)
 
 
-def _best_step(centres: Tensor, weights: Tensor, step: float, levels: int) -> float:
-    """One turn: the codes that ``step`` gives, then the best step for these codes."""
-    q = (centres.to(torch.float64) / step).round_().clamp_(max=levels - 1)
-    return float((weights * centres * q).sum() / (weights * q * q).sum())
+def _best_steps(centres: Tensor, bins: Tensor, step: Tensor, levels: int) -> Tensor:
+    """One turn: the codes that each ``step`` gives, then the best step for these codes."""
+    q = (centres / step[:, None]).round_().clamp_(max=levels - 1)
+    moments = bins * q
+    of_values, of_codes = (moments * centres).sum(1), (moments * q).sum(1)
+    return torch.where(of_codes > 0, of_values / of_codes, 0.0)  # 0 for zeros alone
 
 
 def entropy_curve(
@@ -838,9 +886,18 @@ def mse_curve(counts: Tensor, levels: int = 128) -> tuple[Tensor, Tensor]:
     total = counts.sum()
     if not total > 0:
         raise ValueError("counts: need a positive sum, got all zeros")
-    k = torch.arange(len(counts), dtype=torch.float64, device=counts.device)
+    candidates = torch.arange(1, len(counts) + 1, device=counts.device)
+    return candidates, _squared_errors(counts[None], levels)[0] / total
+
+
+def _squared_errors(counts: Tensor, levels: int) -> Tensor:
+    """The sum of squared errors of each channel (row) for each candidate (column)."""
+    channels, bins = counts.shape
+    counts = counts.T.contiguous()  # a border's values of all channels are one row
+    k = torch.arange(bins, dtype=torch.float64, device=counts.device)[:, None]
     candidates = k + 1
-    first, second = (counts * (k + 0.5)).sum(), (counts * (k * (k + 1) + 1 / 3)).sum()
+    total, first = counts.sum(0), (counts * (k + 0.5)).sum(0)
+    second = (counts * (k * (k + 1) + 1 / 3)).sum(0)
     at_top = second - 2 * candidates * first + candidates.square() * total
     below = _cumulated(counts)
     table = _cumulated(below[:-1] + counts / 2)  # G at the edges
@@ -848,19 +905,18 @@ def mse_curve(counts: Tensor, levels: int = 128) -> tuple[Tensor, Tensor]:
     borders = torch.arange(1, levels, dtype=torch.float64, device=k.device) - 0.5
     saved = torch.cat(
         [
-            _between_edges(table, below, counts, part[:, None] * borders).sum(1)
-            for part in torch.split(steps, max(1, CELLS_AT_ONCE // levels))
+            _between_edges(table, below, counts, part * borders).sum(1)
+            for part in torch.split(steps, max(1, CELLS_AT_ONCE // (levels * channels)))
         ]
     )
-    errors = (at_top - 2 * steps * saved) / total
-    return candidates.to(torch.int64), errors.clamp(min=0)
+    return (at_top - 2 * steps * saved).clamp_(min=0).T
 
 
 def _between_edges(table: Tensor, below: Tensor, counts: Tensor, u: Tensor) -> Tensor:
-    """G(u), of which ``table`` has the values at the edges."""
+    """G(u) of each channel, of which ``table`` has the values at the edges."""
     k = u.to(torch.int64)
-    f = u - k
-    return table.take(k) + f * (below.take(k) + counts.take(k) * f / 2)
+    f = (u - k)[..., None]
+    return table[k] + f * (below[k] + counts[k] * f / 2)
 
 
 def load(path: str | PathLike[str]) -> Observer:
@@ -1245,8 +1301,8 @@ def _histogram(counts: Tensor, name: str, fewest: int) -> Tensor:
 
 
 def _cumulated(t: Tensor) -> Tensor:
-    """Sums of the first 0, 1, 2, ... values."""
-    return pad(t.to(torch.float64).cumsum(0), (1, 0))
+    """Sums of the first 0, 1, 2, ... values, or rows."""
+    return pad(t.to(torch.float64).cumsum(0), (0, 0) * (t.ndim - 1) + (1, 0))
 
 
 def _x_log_x(t: Tensor) -> Tensor:

@@ -1,14 +1,15 @@
 """Integer arithmetic: layers that compute on codes, without floats in between.
 
 A layer sums products of codes in INT32, multiplies the sum by a constant M, which
-itself is an integer and a shift, adds the zero point of its output and clips.
+itself is an integer and a shift, adds the zero point of its output and clips.  What
+weights and scales decide can be prepared once, for many calls.
 Explained in the chapters *The integer multiplier* and *Integer layers*.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
 from numbers import Integral, Real
 from typing import Literal, get_args, overload
 
@@ -17,34 +18,58 @@ from torch import Tensor
 from torch.nn import functional
 
 from quantcourse._checks import integer, one_of, shown
+from quantcourse._products import (
+    INT32_MAX,
+    INT32_MIN,
+    FloatSums,
+    Int8Products,
+    Window,
+    centred_weight,
+    check_bound,
+    fits_int8_product,
+    reach_of,
+)
 from quantcourse._tensor_checks import dense, finite_floats
 from quantcourse.affine import INTEGERS, QParams, dequantize, quantize
 
 __all__ = [
+    "Addition",
+    "Layer",
+    "TransposedLayer",
     "accumulate_conv2d",
     "accumulate_linear",
+    "adaptive_avg_pool",
     "add",
     "avg_pool",
     "concat",
+    "conv1d",
     "conv2d",
+    "conv_transpose2d",
     "linear",
     "max_pool",
     "multiply_by_quantized_multiplier",
     "output_multiplier",
+    "prepare_add",
+    "prepare_conv1d",
+    "prepare_conv2d",
+    "prepare_conv_transpose2d",
+    "prepare_linear",
     "quantize_bias",
     "quantize_multiplier",
     "relu",
     "relu6",
     "requantize",
+    "transposed_kernels",
 ]
 
 Rounding = Literal["double", "single", "float"]
 Activation = Literal["relu", "relu6"]
 Pair = int | tuple[int, int]
 
-INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 LARGEST_MULTIPLIER = math.nextafter(2**30 - 0.25, 0)  # m0 stays below 2**31 at shift 30
-CHUNK = 1 << 15  # accumulators to requantize at once: what lies between stays in cache
+CHUNK = 1 << 16  # accumulators to requantize at once: what lies between stays in cache
+FLOAT64_HOLDS = 1 << 22  # accumulators up to here: their products with m0 have 53 bits
+NUDGE = 1 + 2.0**-24
 
 
 # --- The multiplier ---------------------------------------------------------------
@@ -246,10 +271,7 @@ def requantize(
     one_of(rounding, get_args(Rounding), "rounding")
     acc = _integers(acc, INT32_MIN, INT32_MAX, "acc").to(torch.int32)
     _check_one_scale(qp, "qp")
-    low, high = _ends(qp, activation)
     values = _multipliers(multiplier, "multiplier").to(acc.device)
-    if rounding == "float":
-        values = values.to(torch.float32)
     if values.ndim > 1:
         raise ValueError(
             f"multiplier: need a number, 0-d or 1-D, got shape {tuple(values.shape)}"
@@ -267,18 +289,112 @@ def requantize(
             )
     else:  # any axis will do: the one whose values are neighbours in memory
         axis = 1 if _is_channels_last(acc) else -1
-    m0, shift = quantize_multiplier(values)
-    zero_point = int(qp.zero_point)
     # That axis last, so that rows of channels meet a row of multipliers.
     last = acc.movedim(axis, -1) if acc.ndim else acc.view(1)
-    rows = last.reshape(-1, last.shape[-1])
-    codes = torch.empty(rows.shape, dtype=qp.dtype.storage, device=acc.device)
-    step = max(1, CHUNK // rows.shape[1])
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
-        result = _multiply(rows[part], m0, shift, rounding)
-        codes[part] = result.clamp_(low - zero_point, high - zero_point) + zero_point
-    return codes.reshape(last.shape).movedim(-1, axis).view(acc.shape)
+    codes = _rescaling(values, qp, rounding, activation)(last)
+    return codes.movedim(-1, axis).view(acc.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rescaling:
+    """``clip(round(M * acc) + zero_point, low, high)`` for int32 accumulators.
+
+    Products in INT64 are right for all of them, but slow.  Where ``|acc| <= 2**22``,
+    float64 holds ``p = acc * m0 * 2**-31`` exactly, and ``p + 1/2``:
+
+    - ``"single"`` is ``floor(p * 2**shift + 1/2)``.
+    - ``"double"`` is ``h = floor(p + 1/2)``, then ``h * 2**shift`` to nearest, which is
+      ``floor(h * 2**shift * NUDGE + 1/2)``: a factor above 1 moves a tie away from
+      zero, and nothing else past the next tie, as that is at least ``2**shift`` away
+      (at a shift of 0 there is none) and ``|h| < 2**24``.
+    - Where all below the zero point is clipped, ties go up in both steps, and one is
+      enough: ``h * 2**shift >= k - 1/2`` says
+      ``p * 2**shift + 1/2 + 2**(shift - 1) >= k``.
+
+    All of this rises with ``acc``: if what ``2**22`` gives is clipped, so is what lies
+    beyond, and nobody needs to look at the accumulators.  What is not clipped then has
+    at most 52 bits, also with the zero point in the sum.
+    """
+
+    m0: Tensor
+    shift: Tensor
+    rounding: Rounding
+    out: QParams
+    low: int
+    high: int
+    steps: tuple[tuple[Tensor, Tensor], ...]  # of floats: a factor and what is added
+    for_all: bool  # whether the steps are right for every INT32
+
+    def __call__(self, acc: Tensor) -> Tensor:
+        """Codes, in rows of channels: the multipliers belong to the last axis."""
+        rows = acc.reshape(-1, acc.shape[-1])
+        codes = rows.new_empty(rows.shape, dtype=self.out.dtype.storage)
+        step = max(1, CHUNK // rows.shape[1]) if acc.is_cpu else len(rows)
+        kind = torch.float32 if self.rounding == "float" else torch.float64
+        memory = rows.new_empty((min(step, len(rows)), rows.shape[1]), dtype=kind)
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            codes[start : start + step] = self._codes(part, memory[: len(part)])
+        return codes.reshape(acc.shape)
+
+    def _codes(self, acc: Tensor, memory: Tensor) -> Tensor:
+        """In memory of floats that is there already: fresh memory costs more."""
+        zero_point = int(self.out.zero_point)
+        if not (self.steps and (self.for_all or _float64_holds(acc))):
+            result = _multiply(acc, self.m0, self.shift, self.rounding)
+            result = result.clamp_(self.low - zero_point, self.high - zero_point)
+            return result.add_(zero_point)
+        # The lowest code becomes 0, so that numbers below it may be truncated as well.
+        if self.rounding == "float":
+            ((m, offset),) = self.steps
+            values = memory.copy_(acc).mul_(m).round_().add_(offset)
+        else:
+            first, *second = self.steps
+            values = _affine(memory.copy_(acc), *first)
+            for step in second:
+                values = _affine(values.floor_(), *step)
+        codes = values.to(torch.int32).clamp_(0, self.high - self.low)
+        return codes.add_(self.low) if self.low else codes
+
+
+def _affine(x: Tensor, factor: Tensor, summand: Tensor) -> Tensor:
+    return x.mul_(factor).add_(summand)
+
+
+def _float64_holds(acc: Tensor) -> bool:
+    low, high = (int(end) for end in acc.aminmax())
+    return max(-low, high) <= FLOAT64_HOLDS
+
+
+def _rescaling(
+    m: Tensor, out: QParams, rounding: Rounding, activation: Activation | None
+) -> _Rescaling:
+    """For multipliers that are 0-d or 1-D, in float64."""
+    low, high = _ends(out, activation)
+    offset = int(out.zero_point) - low
+    m0, shift = quantize_multiplier(m.float() if rounding == "float" else m)
+    unused = m0 == 0
+    # Below 1/2 no product leaves INT32.
+    for_all = bool(((shift < 0) | unused).all())
+    steps: tuple[tuple[Tensor, Tensor], ...] = ()
+    if rounding == "float":
+        if for_all:
+            factor = m.to(torch.float32)
+            steps = ((factor, torch.full_like(factor, offset)),)
+        return _Rescaling(m0, shift, rounding, out, low, high, steps, for_all)
+    # Then 2**22 gives at least twice as many codes as there are.
+    for_all &= bool(((shift >= out.dtype.bits - 20) | unused).all())
+    one = torch.ones_like(m)
+    half = one / 2
+    if for_all and (rounding == "single" or offset == 0):
+        early = one / (1 << 1 - shift.long()) if rounding == "double" else 0 * one
+        early = early.masked_fill(unused, 0)
+        factor = m0.to(m) / (1 << 31 - shift.long())
+        steps = ((factor, half + early + offset),)
+    elif rounding == "double" and bool((shift <= 0).all()):
+        power = one / (1 << -shift.long())
+        steps = (m0.to(m) / 2**31, half), (power * NUDGE, half + offset)
+    return _Rescaling(m0, shift, rounding, out, low, high, steps, for_all)
 
 
 def quantize_bias(bias: Tensor, qp: QParams, weight_qp: QParams) -> Tensor:
@@ -400,17 +516,7 @@ def accumulate_linear(
     >>> accumulate_linear(q, QParams(0.5, 3, UINT8), w, QParams(0.1, 0, INT8))
     tensor([[60]], dtype=torch.int32)
     """
-    q, weight = _codes(q, qp, "q"), _weight_codes(weight, weight_qp, 2)
-    if q.ndim < 1 or q.shape[-1] != weight.shape[1]:
-        raise ValueError(
-            f"q: need shape (..., {weight.shape[1]}) for weights of shape "
-            f"{tuple(weight.shape)}, got {tuple(q.shape)}"
-        )
-    pixels = q.reshape(-1, weight.shape[1], 1, 1)
-    window = _Window((1, 1), (1, 1), (0, 0), (1, 1), groups=1)
-    kernels = weight[:, :, None, None]
-    sums = _accumulate(pixels, qp, kernels, weight_qp, bias, window)
-    return sums.reshape(*q.shape[:-1], len(weight))
+    return prepare_linear(weight, weight_qp, bias, qp, None).accumulate(q)
 
 
 def accumulate_conv2d(
@@ -456,221 +562,265 @@ def accumulate_conv2d(
               [6, 9, 6],
               [4, 6, 4]]]], dtype=torch.int32)
     """
-    q, weight = _codes(q, qp, "q"), _weight_codes(weight, weight_qp, 4)
-    groups = integer(groups, 1, len(weight), "groups")
-    channels = weight.shape[1] * groups
-    if len(weight) % groups:
-        raise ValueError(
-            f"groups: need a divisor of the {len(weight)} outputs, got {groups}"
-        )
-    if q.ndim != 4 or q.shape[1] != channels:
-        raise ValueError(
-            f"q: need shape (images, {channels}, height, width) for weights of shape "
-            f"{tuple(weight.shape)} in {groups} groups, got {tuple(q.shape)}"
-        )
-    window = _Window(
+    layer = prepare_conv2d(
+        weight, weight_qp, bias, qp, None, stride, padding, dilation, groups
+    )
+    return layer.accumulate(q)
+
+
+# --- Layers -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A linear layer or a convolution, with all that its weights decide made ready.
+
+    Made by ``prepare_linear``, ``prepare_conv1d`` and ``prepare_conv2d``; called with
+    codes, as often as one likes.
+
+    Args:
+        qp: what the codes of the input stand for; one scale.
+        out: what those of the output shall stand for; None: reals in float32.
+        scale: of the sums, ``s_x s_w``: float64, 0-d or one for each output.
+
+    The other fields are its own affair.
+
+    Source: Jacob et al., arXiv 1712.05877, section 2.4.
+    Chapter: *Integer layers*.
+
+    >>> from quantcourse.affine import INT8, UINT8
+    >>> w, w_qp = torch.tensor([[10, -20]]), QParams(0.1, 0, INT8)
+    >>> layer = prepare_linear(w, w_qp, None, QParams(0.5, 3, UINT8), None)
+    >>> layer.accumulate(torch.tensor([[5, 1]]))
+    tensor([[60]], dtype=torch.int32)
+    >>> layer(torch.tensor([[5, 1]]))  # 60 * 0.5 * 0.1
+    tensor([[3.]])
+    """
+
+    qp: QParams
+    out: QParams | None
+    scale: Tensor
+    shape: tuple[int, ...]  # of the weights, as they were given
+    window: Window
+    sums: Int8Products | FloatSums
+    rescaling: _Rescaling | None
+
+    def __call__(self, q: Tensor) -> Tensor:
+        """Codes of ``out``, or reals, for codes of ``qp``."""
+        if self.rescaling is None:
+            return self._each_block(q, self._reals, torch.float32)
+        return self._each_block(q, self.rescaling, self.rescaling.out.dtype.storage)
+
+    def accumulate(self, q: Tensor) -> Tensor:
+        """The sums in int32, of scale ``scale`` and zero point 0."""
+        return self._each_block(q, lambda sums: sums, torch.int32)
+
+    def _reals(self, sums: Tensor) -> Tensor:
+        return (sums * self.scale).to(torch.float32)
+
+    def _each_block(
+        self, q: Tensor, finish: Callable[[Tensor], Tensor], dtype: torch.dtype
+    ) -> Tensor:
+        images = self._as_images(_codes(q, self.qp, "q"))
+        height, width = self.window.positions(images.shape[2:])
+        shape = len(images), height, width, self.shape[0]
+        result = images.new_empty(shape, dtype=dtype)
+        for some, rows, sums in self.sums.blocks(images, self.window):
+            result[some, rows] = finish(sums)
+        if len(self.shape) == 2:
+            return result.view(*q.shape[:-1], self.shape[0])
+        result = result.permute(0, 3, 1, 2)
+        return result if len(self.shape) == 4 else result.squeeze(2)
+
+    def _as_images(self, q: Tensor) -> Tensor:
+        """A row is an image of one pixel, a signal one of height 1."""
+        groups, weights = self.window.groups, f"weights of shape {self.shape}"
+        channels = self.shape[1] * groups
+        if len(self.shape) == 2:
+            if q.ndim < 1 or q.shape[-1] != channels:
+                raise ValueError(
+                    f"q: need shape (..., {channels}) for {weights}, "
+                    f"got {tuple(q.shape)}"
+                )
+            return q.reshape(-1, channels, 1, 1)
+        if q.ndim != len(self.shape) or q.shape[1] != channels:
+            space = "height, width" if len(self.shape) == 4 else "length"
+            raise ValueError(
+                f"q: need shape (images, {channels}, {space}) for {weights} in "
+                f"{groups} groups, got {tuple(q.shape)}"
+            )
+        return q if q.ndim == 4 else q.unsqueeze(2)
+
+
+def prepare_linear(
+    weight: Tensor,
+    weight_qp: QParams,
+    bias: Tensor | None,
+    qp: QParams,
+    out: QParams | None,
+    rounding: Rounding = "double",
+    activation: Activation | None = None,
+) -> Layer:
+    """A linear layer whose weights, bias and scales are ready for many inputs.
+
+    Args:
+        weight, weight_qp, bias, qp: as for ``accumulate_linear``.
+        out: as for ``linear``; or None, for reals in float32: the sum times
+            ``s_x s_w``, without an activation.
+        rounding, activation: as for ``linear``.
+
+    Returns:
+        What ``linear`` computes, to be called with codes.
+
+    Raises:
+        ValueError: as for ``linear``.
+
+    Source: Jacob et al., arXiv 1712.05877, section 2.4.
+    Chapter: *Integer layers*.
+
+    >>> from quantcourse.affine import INT8, UINT8
+    >>> w, w_qp = torch.tensor([[10, -20]]), QParams(0.1, 0, INT8)
+    >>> x, y = QParams(0.5, 3, UINT8), QParams(0.25, 10, UINT8)
+    >>> prepare_linear(w, w_qp, None, x, y)(torch.tensor([[5, 1]]))
+    tensor([[22]], dtype=torch.uint8)
+    """
+    weight = _weight_codes(weight, weight_qp, 2)
+    window = Window((1, 1), (1, 1), (0, 0), (1, 1))
+    return _prepared(weight, weight_qp, bias, qp, out, window, rounding, activation)
+
+
+def prepare_conv1d(
+    weight: Tensor,
+    weight_qp: QParams,
+    bias: Tensor | None,
+    qp: QParams,
+    out: QParams | None,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+    groups: int = 1,
+    rounding: Rounding = "double",
+    activation: Activation | None = None,
+) -> Layer:
+    """A convolution along one axis: one in two, of images of height 1.
+
+    Args:
+        weight: codes, shape (outputs, channels / groups, kernel length).
+        stride, padding, dilation: integers.
+        Others: as for ``prepare_conv2d``.
+
+    Returns:
+        What ``conv1d`` computes, to be called with codes of shape (images, channels,
+        length).
+
+    Raises:
+        ValueError: as for ``conv1d``.
+
+    Source: the definition.  Chapter: *Integer layers*.
+
+    >>> from quantcourse.affine import INT8, UINT8
+    >>> w, w_qp = torch.ones(1, 1, 2, dtype=torch.int8), QParams(1.0, 0, INT8)
+    >>> x = QParams(0.5, 0, UINT8)
+    >>> prepare_conv1d(w, w_qp, None, x, x)(torch.tensor([[[1, 2, 4]]]))
+    tensor([[[3, 6]]], dtype=torch.uint8)
+    """
+    weight = _weight_codes(weight, weight_qp, 3)
+    window = Window(
+        (1, weight.shape[2]),
+        (1, integer(stride, 1, INT32_MAX, "stride")),
+        (0, integer(padding, 0, INT32_MAX, "padding")),
+        (1, integer(dilation, 1, INT32_MAX, "dilation")),
+        _groups(groups, weight),
+    )
+    return _prepared(weight, weight_qp, bias, qp, out, window, rounding, activation)
+
+
+def prepare_conv2d(
+    weight: Tensor,
+    weight_qp: QParams,
+    bias: Tensor | None,
+    qp: QParams,
+    out: QParams | None,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+    rounding: Rounding = "double",
+    activation: Activation | None = None,
+) -> Layer:
+    """A convolution whose kernels, bias and scales are ready for many inputs.
+
+    Args:
+        weight, weight_qp, bias, qp, stride, padding, dilation, groups: as for
+            ``accumulate_conv2d``.
+        out: as for ``conv2d``; or None, for reals in float32: the sum times
+            ``s_x s_w``, without an activation.
+        rounding, activation: as for ``conv2d``.
+
+    Returns:
+        What ``conv2d`` computes, to be called with codes.
+
+    Raises:
+        ValueError: as for ``conv2d``.
+
+    Source: Jacob et al., arXiv 1712.05877, section 2.4.
+    Chapter: *Integer layers*.
+
+    >>> from quantcourse.affine import INT8, UINT8
+    >>> w, w_qp = torch.ones(1, 1, 3, 3, dtype=torch.int8), QParams(0.1, 0, INT8)
+    >>> x, y = QParams(0.5, 3, UINT8), QParams(0.1, 0, UINT8)
+    >>> prepare_conv2d(w, w_qp, None, x, y)(torch.full((1, 1, 3, 3), 4))
+    tensor([[[[5]]]], dtype=torch.uint8)
+    """
+    weight = _weight_codes(weight, weight_qp, 4)
+    window = Window(
         (weight.shape[2], weight.shape[3]),
         _pair(stride, 1, "stride"),
         _pair(padding, 0, "padding"),
         _pair(dilation, 1, "dilation"),
-        groups,
+        _groups(groups, weight),
     )
-    return _accumulate(q, qp, weight, weight_qp, bias, window)
+    return _prepared(weight, weight_qp, bias, qp, out, window, rounding, activation)
 
 
-@dataclass(frozen=True)
-class _Window:
-    """How a kernel passes over an image; each pair is (vertical, horizontal)."""
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-    groups: int = 1
-
-    def positions(self, size: Sequence[int]) -> tuple[int, int]:
-        """Rows and columns of the output, for an image of ``size`` (height, width)."""
-        height, width = (
-            (length + 2 * p - d * (k - 1) - 1) // s + 1
-            for length, k, s, p, d in zip(
-                size, self.kernel, self.stride, self.padding, self.dilation, strict=True
-            )
-        )
-        if height < 1 or width < 1:
-            raise ValueError(
-                f"q: need an image that holds the kernel {self.kernel} (padding "
-                f"{self.padding}, dilation {self.dilation}), got {tuple(size)}"
-            )
-        return height, width
-
-
-def _accumulate(
-    q: Tensor,
-    qp: QParams,
+def _prepared(
     weight: Tensor,
     weight_qp: QParams,
     bias: Tensor | None,
-    window: _Window,
-) -> Tensor:
-    window.positions(q.shape[2:])
-    weight = _centred(weight, weight_qp)
-    added = _bias_codes(bias, weight)
-    zero_point = int(qp.zero_point)
-    reach = max(zero_point - qp.dtype.min, qp.dtype.max - zero_point)
-    _check_bound(weight, added, reach)
-    if _fits_int8_product(weight, qp, window):
-        return _int8_sums(q, qp, weight, added, window)
-    sums = _float_sums(q, zero_point, weight, reach, window)
-    return sums.add_(added.view(-1, 1, 1))
+    qp: QParams,
+    out: QParams | None,
+    window: Window,
+    rounding: Rounding,
+    activation: Activation | None,
+) -> Layer:
+    one_of(rounding, get_args(Rounding), "rounding")
+    scale = _product_scale(qp, weight_qp, torch.float64).to(weight.device)
+    centred = centred_weight(weight, weight_qp)
+    added = _bias_codes(bias, centred)
+    check_bound(centred, added, reach_of(qp))
+    kernels = centred.reshape(*weight.shape[:2], *window.kernel)
+    sums: Int8Products | FloatSums
+    if fits_int8_product(kernels, qp, window):
+        sums = Int8Products.of(kernels, added, qp)
+    else:
+        sums = FloatSums.of(kernels, added, qp, window.groups)
+    rescaling = None
+    if out is not None:
+        m = _layer_multiplier(qp, weight_qp, out, rounding)
+        m = _multipliers(m, "multiplier").to(weight.device)
+        rescaling = _rescaling(m, out, rounding, activation)
+    elif activation is not None:
+        raise ValueError(f"activation: need None where out is None, got {activation!r}")
+    return Layer(qp, out, scale, tuple(weight.shape), window, sums, rescaling)
 
 
-def _check_bound(weight: Tensor, bias: Tensor, reach: int) -> None:
-    """Whether no input can take a sum out of INT32; its terms may all have one sign."""
-    largest = int((_magnitude(weight) * reach + bias.to(torch.int64).abs()).max())
-    if largest > INT32_MAX:
+def _groups(groups: int, weight: Tensor) -> int:
+    groups = integer(groups, 1, len(weight), "groups")
+    if len(weight) % groups:
         raise ValueError(
-            "weight, bias: need sum|w - z_w| * max|q - z_x| + |bias| of at most "
-            f"{INT32_MAX}, so that no input overflows INT32, got {largest}: use fewer "
-            "inputs per output, or narrower types"
+            f"groups: need a divisor of the {len(weight)} outputs, got {groups}"
         )
-
-
-def _magnitude(weight: Tensor) -> Tensor:
-    """``sum |w|`` of each output."""
-    # Sums in INT32 are faster, and wide enough for 2**23 codes of 8 bits.
-    small = weight.dtype == torch.int8 and weight[0].numel() <= 1 << 23
-    kind = torch.int32 if small else torch.int64
-    return weight.to(torch.int32).abs().flatten(1).sum(1, dtype=kind).to(torch.int64)
-
-
-def _fits_int8_product(weight: Tensor, qp: QParams, window: _Window) -> bool:
-    return (
-        window.groups == 1
-        and weight[0].numel() > 1  # torch misreads a transposed matrix of one row
-        and qp.dtype.bits <= 8
-        and weight.dtype == torch.int8
-        and weight.device.type == "cpu"
-        and _int_mm_is_exact()
-    )
-
-
-@cache
-def _int_mm_is_exact() -> bool:
-    """Whether this machine's product of int8 matrices is exact.
-
-    Without instructions that add straight into INT32, the library behind it adds pairs
-    of products in INT16, which saturates.  Then the largest products show it.
-    """
-    if not hasattr(torch, "_int_mm"):
-        return False
-    generator = torch.Generator().manual_seed(0)
-    for m, k, n in [(1, 64, 1), (3, 7, 5), (17, 64, 16), (64, 576, 64), (50, 1000, 33)]:
-        for low, high in [(127, 127), (-128, -128), (-128, 127), (127, -128)]:
-            a = torch.full((m, k), low, dtype=torch.int8)
-            b = torch.full((n, k), high, dtype=torch.int8)
-            a[torch.rand(m, k, generator=generator) < 0.1] = 1
-            exact = a.to(torch.float64) @ b.to(torch.float64).T
-            if not torch.equal(torch._int_mm(a, b.T).to(torch.float64), exact):
-                return False
-    return True
-
-
-def _int8_sums(
-    q: Tensor, qp: QParams, weight: Tensor, bias: Tensor, window: _Window
-) -> Tensor:
-    """One product of int8 matrices: the rows are windows, the columns are outputs.
-
-    ``sum (q - z) w = sum q w - z sum w``: the last term is known beforehand,
-    as the bias is.
-    """
-    # Codes up to 255 become int8 together with their zero point, which changes no sum.
-    offset = 128 if qp.dtype.max > 127 else 0
-    zero_point = int(qp.zero_point) - offset
-    codes = (q.to(torch.int16) - offset).to(torch.int8)
-    windows = _windows(codes.permute(0, 2, 3, 1), zero_point, window)
-    kernels = weight.permute(0, 2, 3, 1).flatten(1)
-    constant = bias - zero_point * kernels.sum(1, dtype=torch.int32)
-    sums = torch._int_mm(_dense_rows(windows.flatten(0, 2)), _dense_rows(kernels).T)
-    return sums.add_(constant).view(*windows.shape[:3], -1).permute(0, 3, 1, 2)
-
-
-def _dense_rows(matrix: Tensor) -> Tensor:
-    """Rows one after the other in memory.
-
-    ``torch._int_mm`` misreads windows that overlap in memory, and a single row whose
-    stride is not its length, which torch counts as contiguous.
-    """
-    if matrix.stride() == (matrix.shape[1], 1):
-        return matrix
-    return matrix.clone(memory_format=torch.contiguous_format)
-
-
-def _windows(images: Tensor, fill: int, window: _Window) -> Tensor:
-    """What the kernel sees at each position, in a row: (images, height, width, row).
-
-    ``images`` has its channels last.
-    """
-    (kernel_h, kernel_w), (s_h, s_w) = window.kernel, window.stride
-    (p_h, p_w), (d_h, d_w) = window.padding, window.dilation
-    height, width = window.positions(images.shape[1:3])
-    padded = functional.pad(images, (0, 0, p_w, p_w, p_h, p_h), value=fill).contiguous()
-    count, _, _, channels = padded.shape
-    image, row, pixel, channel = padded.stride()
-    return padded.as_strided(
-        (count, height, width, kernel_h, kernel_w, channels),
-        (image, row * s_h, pixel * s_w, row * d_h, pixel * d_w, channel),
-    ).reshape(count, height, width, -1)
-
-
-def _float_sums(
-    q: Tensor, zero_point: int, weight: Tensor, reach: int, window: _Window
-) -> Tensor:
-    """The sums in floats wide enough to be exact, whatever the order of the sum.
-
-    Codes of 8 bits stay exact even where a setting lets float32 lose bits in products.
-    """
-    kind = torch.float64
-    if q.is_cpu and _has_mkldnn() and reach <= 256:
-        weight = weight.to(torch.int32)
-        if int(weight.abs().max()) <= 256:
-            if int(_magnitude(weight).max()) * reach < 1 << 24:
-                kind = torch.float32
-            elif window.groups == 1 and weight.shape[1] > 1:  # half the channels each
-                first, second = (
-                    _float_sums(x, zero_point, w, reach, window)
-                    for x, w in zip(q.chunk(2, 1), weight.chunk(2, 1), strict=True)
-                )
-                return first.add_(second)
-    with torch.autocast(q.device.type, enabled=False):  # bfloat16 would round
-        sums = functional.conv2d(
-            q.to(kind).sub_(zero_point),
-            weight.to(kind),
-            None,
-            window.stride,
-            window.padding,
-            window.dilation,
-            window.groups,
-        )
-    return sums.to(torch.int32)
-
-
-def _has_mkldnn() -> bool:
-    """Other libraries may take the short cut of Winograd, which rounds."""
-    library = torch.backends.mkldnn
-    present = library.is_available()  # type: ignore[no-untyped-call]
-    return bool(present and library.enabled)
-
-
-def _centred(weight: Tensor, qp: QParams) -> Tensor:
-    """``w - z_w``, as int8 where it fits."""
-    zero_point = qp.zero_point.to(weight.device)
-    if zero_point.any():
-        weight = weight.to(torch.int32) - zero_point.view(-1, *[1] * (weight.ndim - 1))
-    low, high = (int(end) for end in weight.aminmax())
-    return weight.to(torch.int8 if low >= -128 and high <= 127 else torch.int32)
-
-
-# --- Layers -----------------------------------------------------------------------
+    return groups
 
 
 def linear(
@@ -683,7 +833,7 @@ def linear(
     rounding: Rounding = "double",
     activation: Activation | None = None,
 ) -> Tensor:
-    """A linear layer on codes: ``accumulate_linear``, then ``requantize``.
+    """A linear layer on codes: sums, then ``requantize``.
 
     Args:
         q, qp, weight, weight_qp, bias: as for ``accumulate_linear``.
@@ -707,9 +857,9 @@ def linear(
     >>> linear(q, x, w, w_qp, None, QParams(0.25, 10, UINT8))  # 3 / 0.25 + 10
     tensor([[22]], dtype=torch.uint8)
     """
-    acc = accumulate_linear(q, qp, weight, weight_qp, bias)
-    m = _layer_multiplier(qp, weight_qp, out, rounding)
-    return requantize(acc, m, out, rounding, axis=-1, activation=activation)
+    _check_one_scale(out, "out")
+    layer = prepare_linear(weight, weight_qp, bias, qp, out, rounding, activation)
+    return layer(q)
 
 
 def conv2d(
@@ -726,7 +876,7 @@ def conv2d(
     rounding: Rounding = "double",
     activation: Activation | None = None,
 ) -> Tensor:
-    """A convolution on codes: ``accumulate_conv2d``, then ``requantize``.
+    """A convolution on codes: sums, then ``requantize``.
 
     Args:
         q, qp, weight, weight_qp, bias, stride, padding, dilation, groups: as for
@@ -754,11 +904,285 @@ def conv2d(
               [3, 5, 3],
               [2, 3, 2]]]], dtype=torch.uint8)
     """
-    acc = accumulate_conv2d(
-        q, qp, weight, weight_qp, bias, stride, padding, dilation, groups
+    _check_one_scale(out, "out")
+    geometry = stride, padding, dilation, groups
+    layer = prepare_conv2d(
+        weight, weight_qp, bias, qp, out, *geometry, rounding, activation
     )
-    m = _layer_multiplier(qp, weight_qp, out, rounding)
-    return requantize(acc, m, out, rounding, axis=1, activation=activation)
+    return layer(q)
+
+
+def conv1d(
+    q: Tensor,
+    qp: QParams,
+    weight: Tensor,
+    weight_qp: QParams,
+    bias: Tensor | None,
+    out: QParams,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+    groups: int = 1,
+    rounding: Rounding = "double",
+    activation: Activation | None = None,
+) -> Tensor:
+    """A convolution along one axis on codes.
+
+    Args:
+        q: codes of the input, shape (images, channels, length).
+        weight: codes, shape (outputs, channels / groups, kernel length).
+        stride, padding, dilation: integers.
+        Others: as for ``conv2d``.
+
+    Returns:
+        Codes of ``out``, shape (images, outputs, length).
+
+    Raises:
+        ValueError: as for ``conv2d``.
+
+    Source: the definition.  Chapter: *Integer layers*.
+
+    >>> from quantcourse.affine import INT8, UINT8
+    >>> q, w = torch.tensor([[[1, 2, 4]]]), torch.ones(1, 1, 2, dtype=torch.int8)
+    >>> x, w_qp = QParams(0.5, 0, UINT8), QParams(1.0, 0, INT8)
+    >>> conv1d(q, x, w, w_qp, None, x)
+    tensor([[[3, 6]]], dtype=torch.uint8)
+    """
+    _check_one_scale(out, "out")
+    geometry = stride, padding, dilation, groups
+    layer = prepare_conv1d(
+        weight, weight_qp, bias, qp, out, *geometry, rounding, activation
+    )
+    return layer(q)
+
+
+@dataclass(frozen=True, eq=False)
+class TransposedLayer:
+    """A transposed convolution, ready for many inputs: one on images spread apart.
+
+    Made by ``prepare_conv_transpose2d``; called with codes.
+
+    Args:
+        layer: the convolution, of stride 1, with the kernels turned around.
+        stride: how far apart the pixels of the input come to lie, zero points between.
+        before, after: rows and columns of zero points on each side; those below 0 are
+            cut off.
+
+    Source: Dumoulin and Visin, arXiv 1603.07285, chapter 4.
+    Chapter: *Integer layers*.
+    """
+
+    layer: Layer
+    stride: tuple[int, int]
+    before: tuple[int, int]
+    after: tuple[int, int]
+
+    def __call__(self, q: Tensor) -> Tensor:
+        """Codes of ``layer.out``, or reals, for codes of ``layer.qp``."""
+        return self.layer(self._spread(q))
+
+    def accumulate(self, q: Tensor) -> Tensor:
+        """The sums in int32, of scale ``layer.scale`` and zero point 0."""
+        return self.layer.accumulate(self._spread(q))
+
+    def _spread(self, q: Tensor) -> Tensor:
+        images, zero_point = _images(q, self.layer.qp), int(self.layer.qp.zero_point)
+        size, pixels, places = [], [], []
+        per_axis = zip(
+            images.shape[2:], self.stride, self.before, self.after, strict=True
+        )
+        for length, stride, before, after in per_axis:
+            total = (length - 1) * stride + 1 + before + after
+            cut = max(0, -(before // stride))  # pixels that are cut off before
+            start = before + cut * stride
+            kept = max(0, min(length - cut, len(range(start, total, stride))))
+            size.append(total)
+            pixels.append(slice(cut, cut + kept))
+            places.append(slice(start, start + kept * stride, stride))
+        self.layer.window.positions(size)
+        spread = images.new_full((*images.shape[:2], *size), zero_point)
+        spread[:, :, places[0], places[1]] = images[:, :, pixels[0], pixels[1]]
+        return spread
+
+
+def transposed_kernels(
+    weight: Tensor, weight_qp: QParams, groups: int = 1
+) -> tuple[Tensor, QParams]:
+    """The kernels of the convolution that a transposed one is, and their parameters.
+
+    Turned around by half a turn, with outputs first.
+
+    Args:
+        weight: codes, shape (inputs, outputs / groups, kernel height, kernel width),
+            as in ``torch.nn.functional.conv_transpose2d``.
+        weight_qp: what they stand for; one scale, or one for each index of axis 1,
+            which the groups share.
+        groups: a divisor of the inputs.
+
+    Returns:
+        Codes of shape (outputs, inputs / groups, kernel height, kernel width), and
+        parameters of one scale or one for each output (axis 0), as ``quantize_bias``
+        wants them.
+
+    Raises:
+        ValueError: for other shapes, types or values.
+
+    Source: Dumoulin and Visin, arXiv 1603.07285, chapter 4.
+    Chapter: *Integer layers*.
+
+    >>> from quantcourse.affine import INT8
+    >>> w = torch.tensor([[[[1, 2, 3]], [[4, 5, 6]]]])
+    >>> transposed_kernels(w, QParams(0.1, 0, INT8))[0].tolist()
+    [[[[3, 2, 1]]], [[[6, 5, 4]]]]
+    """
+    if not isinstance(weight_qp, QParams):
+        raise ValueError(f"weight_qp: need QParams, got a {type(weight_qp).__name__}")
+    dtype, axis = weight_qp.dtype, weight_qp.axis
+    weight = _integers(weight, dtype.min, dtype.max, "weight")
+    if weight.ndim != 4:
+        raise ValueError(f"weight: need 4 axes, got shape {tuple(weight.shape)}")
+    if weight_qp.group_size is not None or axis not in (None, 1, -3):
+        raise ValueError(
+            "weight_qp: need axis=1 (one scale for each output of a group) or None, "
+            f"got axis={axis}, group_size={weight_qp.group_size}"
+        )
+    inputs, outputs, *kernel = weight.shape
+    if axis is not None and len(weight_qp.scale) != outputs:
+        raise ValueError(
+            f"weight_qp: need a scale for each of the {outputs} outputs of a group, "
+            f"or one, got {len(weight_qp.scale)}"
+        )
+    groups = integer(groups, 1, inputs, "groups")
+    if inputs % groups:
+        raise ValueError(f"groups: need a divisor of the {inputs} inputs, got {groups}")
+    split = weight.reshape(groups, inputs // groups, outputs, *kernel)
+    turned = split.transpose(1, 2).flatten(0, 1).flip(2, 3)
+    if axis is not None:
+        scale, zero_point = weight_qp.scale, weight_qp.zero_point
+        weight_qp = QParams(scale.repeat(groups), zero_point.repeat(groups), dtype, 0)
+    return turned, weight_qp
+
+
+def prepare_conv_transpose2d(
+    weight: Tensor,
+    weight_qp: QParams,
+    bias: Tensor | None,
+    qp: QParams,
+    out: QParams | None,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    output_padding: Pair = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+    rounding: Rounding = "double",
+    activation: Activation | None = None,
+) -> TransposedLayer:
+    """A transposed convolution whose kernels, bias and scales are ready.
+
+    Args:
+        weight, weight_qp, groups: as for ``transposed_kernels``.
+        output_padding: rows and columns more at the end, fewer than the stride or the
+            dilation.
+        Others: as for ``prepare_conv2d``.
+
+    Returns:
+        What ``conv_transpose2d`` computes, to be called with codes.
+
+    Raises:
+        ValueError: as for ``conv_transpose2d``.
+
+    Source: Dumoulin and Visin, arXiv 1603.07285, chapter 4.
+    Chapter: *Integer layers*.
+
+    >>> from quantcourse.affine import INT8, UINT8
+    >>> w, w_qp = torch.tensor([[[[1, 2]]]]), QParams(1.0, 0, INT8)
+    >>> x = QParams(0.5, 0, UINT8)
+    >>> layer = prepare_conv_transpose2d(w, w_qp, None, x, x, stride=(1, 2))
+    >>> layer(torch.tensor([[[[3, 4]]]]))
+    tensor([[[[3, 6, 4, 8]]]], dtype=torch.uint8)
+    """
+    kernels, kernels_qp = transposed_kernels(weight, weight_qp, groups)
+    stride, dilation = _pair(stride, 1, "stride"), _pair(dilation, 1, "dilation")
+    padding = _pair(padding, 0, "padding")
+    more = _pair(output_padding, 0, "output_padding")
+    if any(m >= max(s, d) for m, s, d in zip(more, stride, dilation, strict=True)):
+        raise ValueError(
+            "output_padding: need less than the stride or the dilation, got "
+            f"{more} with {stride} and {dilation}"
+        )
+    layer = prepare_conv2d(
+        kernels,
+        kernels_qp,
+        bias,
+        qp,
+        out,
+        dilation=dilation,
+        groups=groups,
+        rounding=rounding,
+        activation=activation,
+    )
+    vertical, horizontal = (
+        d * (k - 1) - p
+        for d, k, p in zip(dilation, layer.window.kernel, padding, strict=True)
+    )
+    after = vertical + more[0], horizontal + more[1]
+    return TransposedLayer(layer, stride, (vertical, horizontal), after)
+
+
+def conv_transpose2d(
+    q: Tensor,
+    qp: QParams,
+    weight: Tensor,
+    weight_qp: QParams,
+    bias: Tensor | None,
+    out: QParams,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    output_padding: Pair = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+    rounding: Rounding = "double",
+    activation: Activation | None = None,
+) -> Tensor:
+    """A transposed convolution on codes, by way of the convolution that it is.
+
+    The pixels of the input are spread apart, with zero points (real zero) in between
+    and around, and a convolution of stride 1 with the kernels turned around follows.
+
+    Args:
+        q: codes of the input, shape (images, channels, height, width).
+        qp: what they stand for; one scale.
+        weight, weight_qp, groups: as for ``transposed_kernels``.
+        bias: int32, shape (outputs,), of scale ``s_x s_w``; None: no bias.
+        out: what the codes of the output shall stand for; one scale.
+        stride, padding, dilation: an integer, or one for height and one for width.
+        output_padding: rows and columns more at the end, fewer than the stride or the
+            dilation.
+        rounding, activation: as for ``conv2d``.
+
+    Returns:
+        Codes of ``out``, shape (images, outputs, height, width), with
+        ``height = (rows - 1) stride - 2 padding + dilation (kernel - 1) +
+        output_padding + 1``.
+
+    Raises:
+        ValueError: for other shapes, types or values; as for ``conv2d``.
+
+    Source: Dumoulin and Visin, arXiv 1603.07285, chapter 4.
+    Chapter: *Integer layers*.
+
+    >>> from quantcourse.affine import INT8, UINT8
+    >>> q, w = torch.tensor([[[[3, 4]]]]), torch.tensor([[[[1, 2]]]])
+    >>> x, w_qp = QParams(0.5, 0, UINT8), QParams(1.0, 0, INT8)
+    >>> conv_transpose2d(q, x, w, w_qp, None, x, stride=(1, 2))
+    tensor([[[[3, 6, 4, 8]]]], dtype=torch.uint8)
+    """
+    _check_one_scale(out, "out")
+    geometry = stride, padding, output_padding, dilation, groups
+    layer = prepare_conv_transpose2d(
+        weight, weight_qp, bias, qp, out, *geometry, rounding, activation
+    )
+    return layer(q)
 
 
 def _layer_multiplier(
@@ -811,28 +1235,142 @@ def add(
     >>> add(a, half, b, tenth, QParams(1.0, 0, UINT8))
     tensor([ 8, 10], dtype=torch.uint8)
     """
+    # A table of all 2**16 pairs of codes pays where there are many more to add.
+    many = isinstance(a, Tensor) and a.numel() > 1 << 18
+    addition = prepare_add if many else _addition
+    return addition(a_qp, b_qp, out, rounding, activation)(a, b)
+
+
+@dataclass(frozen=True, eq=False)
+class Addition:
+    """``add`` for two scales, ready for many tensors.  Made by ``prepare_add``.
+
+    Two codes of at most 8 bits have 65536 pairs: their sums are in a table.
+
+    Args:
+        a_qp, b_qp, out, rounding, activation: as for ``add``.
+        table: the code of each sum, by the bytes of a (times 256) and b; or None.
+
+    Source: TensorFlow Lite, ``reference_integer_ops::Add``.
+    Chapter: *Integer layers*.
+    """
+
+    a_qp: QParams
+    b_qp: QParams
+    out: QParams
+    rounding: Rounding
+    activation: Activation | None
+    table: Tensor | None = None
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """Codes of ``out`` for codes of one shape."""
+        a, b = _codes(a, self.a_qp, "a", "a_qp"), _codes(b, self.b_qp, "b", "b_qp")
+        if a.shape != b.shape:
+            raise ValueError(
+                f"a, b: need one shape, got {tuple(a.shape)} and {tuple(b.shape)}"
+            )
+        last = _is_channels_last(a)
+        if last:
+            a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
+        codes = self._sum(a, b) if self.table is None else self._look_up(a, b)
+        return codes.permute(0, 3, 1, 2) if last else codes
+
+    def _sum(self, a: Tensor, b: Tensor) -> Tensor:
+        if self.rounding == "float":
+            reals = dequantize(a, self.a_qp) + dequantize(b, self.b_qp)
+            return quantize(reals, self.out).clamp_(*_ends(self.out, self.activation))
+        common, bits = _common_scale(self.a_qp, self.b_qp)
+        total = _shares(a, self.a_qp, common, bits, self.rounding)
+        total += _shares(b, self.b_qp, common, bits, self.rounding)
+        m = common / (float(self.out.scale) * 2**bits)
+        return requantize(total, m, self.out, self.rounding, activation=self.activation)
+
+    def _look_up(self, a: Tensor, b: Tensor) -> Tensor:
+        assert self.table is not None
+        left, right = _bytes(a, self.a_qp), _bytes(b, self.b_qp)
+        codes = torch.empty_like(left, dtype=self.table.dtype)
+        step = CHUNK if left.is_cpu else len(left)
+        table = self.table.to(left.device)
+        for start in range(0, len(left), step):
+            part = slice(start, start + step)
+            pairs = left[part].to(torch.int32).mul_(256)
+            pairs.add_(right[part].to(torch.int32))
+            torch.index_select(table, 0, pairs, out=codes[part])
+        return codes.view(a.shape)
+
+
+def prepare_add(
+    a_qp: QParams,
+    b_qp: QParams,
+    out: QParams,
+    rounding: Rounding = "double",
+    activation: Activation | None = None,
+) -> Addition:
+    """The sum of two scales, ready for many tensors: that of all pairs, if they are few.
+
+    Args:
+        a_qp, b_qp, out, rounding, activation: as for ``add``.
+
+    Returns:
+        What ``add`` computes, to be called with two tensors of codes.
+
+    Raises:
+        ValueError: as for ``add``.
+
+    Source: TensorFlow Lite, ``reference_integer_ops::Add``.
+    Chapter: *Integer layers*.
+
+    >>> from quantcourse.affine import UINT8
+    >>> half, tenth = QParams(0.5, 0, UINT8), QParams(0.1, 0, UINT8)
+    >>> plus = prepare_add(half, tenth, QParams(1.0, 0, UINT8))
+    >>> plus(torch.tensor([10, 20]), torch.tensor([30, 0]))
+    tensor([ 8, 10], dtype=torch.uint8)
+    """
+    plain = _addition(a_qp, b_qp, out, rounding, activation)
+    if max(a_qp.dtype.bits, b_qp.dtype.bits) > 8 or not _always_fits(plain):
+        return plain
+    a, b = _all_bytes(a_qp), _all_bytes(b_qp)
+    table = plain._sum(a.repeat_interleave(256), b.repeat(256))
+    return replace(plain, table=table)
+
+
+def _addition(
+    a_qp: QParams,
+    b_qp: QParams,
+    out: QParams,
+    rounding: Rounding,
+    activation: Activation | None,
+) -> Addition:
     one_of(rounding, get_args(Rounding), "rounding")
-    a, b = _codes(a, a_qp, "a", "a_qp"), _codes(b, b_qp, "b", "b_qp")
-    _check_one_scale(out, "out")
-    if a.shape != b.shape:
-        raise ValueError(
-            f"a, b: need one shape, got {tuple(a.shape)} and {tuple(b.shape)}"
-        )
-    low, high = _ends(out, activation)
-    if rounding == "float":
-        reals = dequantize(a, a_qp) + dequantize(b, b_qp)
-        return quantize(reals, out).clamp_(low, high)
+    for qp, name in ((a_qp, "a_qp"), (b_qp, "b_qp"), (out, "out")):
+        _check_one_scale(qp, name)
+    _ends(out, activation)
+    return Addition(a_qp, b_qp, out, rounding, activation)
+
+
+def _common_scale(a_qp: QParams, b_qp: QParams) -> tuple[float, int]:
+    """Twice the larger scale, and how far codes are shifted to the left."""
     bits = 20 if max(a_qp.dtype.bits, b_qp.dtype.bits) <= 8 else 15
     # Both multipliers are then at most 1/2, and the sum stays in INT32.
-    common = 2 * max(float(a_qp.scale), float(b_qp.scale))
-    channels_last = _is_channels_last(a)
-    if channels_last:
-        a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
-    total = _shares(a, a_qp, common, bits, rounding)
-    total += _shares(b, b_qp, common, bits, rounding)
-    m = common / (float(out.scale) * 2**bits)
-    codes = requantize(total, m, out, rounding, activation=activation)
-    return codes.permute(0, 3, 1, 2) if channels_last else codes
+    return 2 * max(float(a_qp.scale), float(b_qp.scale)), bits
+
+
+def _always_fits(addition: Addition) -> bool:
+    """Whether no pair of codes can be refused for a sum that is too large."""
+    common, bits = _common_scale(addition.a_qp, addition.b_qp)
+    if addition.rounding == "float":
+        return common < 2.0**100
+    return bool(common / (float(addition.out.scale) * 2**bits) < 0.5)
+
+
+def _all_bytes(qp: QParams) -> Tensor:
+    """256 codes in the order of their bytes; bytes that are none give the nearest."""
+    codes = torch.arange(256, device=qp.scale.device).to(torch.uint8)
+    return codes.view(qp.dtype.storage).clamp(qp.dtype.min, qp.dtype.max)
+
+
+def _bytes(q: Tensor, qp: QParams) -> Tensor:
+    return q.reshape(-1).to(qp.dtype.storage).view(torch.uint8)
 
 
 def _shares(
@@ -913,8 +1451,15 @@ def _rescaled(
     q = _codes(q, qp, name, name)
     if qp == out:
         return q.to(out.dtype.storage)
-    centred = q.to(torch.int32) - int(qp.zero_point)
-    return requantize(centred, float(qp.scale) / float(out.scale), out, rounding)
+    m = float(qp.scale) / float(out.scale)
+    if q.numel() <= 1024 or qp.dtype.bits > 8 or m > 2**16:
+        return requantize(q.to(torch.int32) - int(qp.zero_point), m, out, rounding)
+    # There are few codes: the new one of each is in a table.
+    centred = _all_bytes(qp).to(torch.int32) - int(qp.zero_point)
+    table = requantize(centred, m, out, rounding).to(q.device)
+    last = q.permute(0, 2, 3, 1) if _is_channels_last(q) else q
+    codes = table.index_select(0, _bytes(last, qp).to(torch.int32)).view(last.shape)
+    return codes.permute(0, 3, 1, 2) if last is not q else codes
 
 
 def avg_pool(
@@ -925,10 +1470,13 @@ def avg_pool(
     padding: Pair = 0,
     out: QParams | None = None,
     rounding: Rounding = "double",
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
 ) -> Tensor:
     """Averages of codes: ``M sum (q - z)`` with ``M = s / (n s_out)``, requantized.
 
-    Padding is real zero and counts among the n, as torch does by default.  A mean of
+    Padding is real zero and counts among the n, as torch does by default.  Where
+    windows count unequal n, each has its own M.  A mean of
     ``2**k`` codes often lies halfway between two: ``"double"`` rounds it away from zero
     (real zero), and some a little below halfway too; ``"single"`` rounds it up,
     ``"float"`` to even.
@@ -941,6 +1489,9 @@ def avg_pool(
         padding: at most half the window.
         out: what the codes of the output shall stand for; None: as the input.
         rounding: as for ``multiply_by_quantized_multiplier``.
+        ceil_mode: whether a last window may pass the end of the padding; what lies
+            beyond does not count.
+        count_include_pad: whether padding counts among the n.
 
     Returns:
         Codes of ``out``, shape (images, channels, height, width).
@@ -956,25 +1507,100 @@ def avg_pool(
     2
     """
     images = _images(q, qp)
-    out = qp if out is None else out
-    _check_one_scale(out, "out")
     if kernel_size is None:
         if stride is not None or padding != 0:
             raise ValueError("kernel_size: need one for a stride or padding, got None")
         kernel_size = (images.shape[2], images.shape[3])
-    window = _pooling_window(images, kernel_size, stride, padding, 1)
-    # Sums of codes are whole and far below 2**53.
-    sums = functional.avg_pool2d(
-        (images.to(torch.int32) - int(qp.zero_point)).to(torch.float64),
-        window.kernel,
-        window.stride,
-        window.padding,
-        divisor_override=1,
-    )
-    count = window.kernel[0] * window.kernel[1]
-    m = float(qp.scale) / (count * float(out.scale))
+    window = _pooling_window(images, kernel_size, stride, padding, 1, ceil_mode)
+    _check_flag(count_include_pad, "count_include_pad")
+    size = images.shape[2:]
+    ends = []
+    for axis, count in enumerate(window.positions(size, ceil_mode)):
+        padding_, length = window.padding[axis], size[axis]
+        first = torch.arange(count) * window.stride[axis] - padding_
+        last = (first + window.kernel[axis]).clamp(max=length + padding_)
+        ends.append(
+            (first, last) if count_include_pad else _inside(first, last, length)
+        )
+    return _means(images, qp, ends, qp if out is None else out, rounding)
+
+
+def adaptive_avg_pool(
+    q: Tensor,
+    qp: QParams,
+    output_size: Pair,
+    out: QParams | None = None,
+    rounding: Rounding = "double",
+) -> Tensor:
+    """Averages over a grid of windows that cover the image, whatever its size.
+
+    Window i of n along an axis of length L reaches from ``floor(i L / n)`` to
+    ``ceil((i + 1) L / n)``: they differ in size where n does not divide L, and each
+    size has its own multiplier.
+
+    Args:
+        q: codes, shape (images, channels, height, width).
+        qp: what they stand for; one scale.
+        output_size: rows and columns of the output; one integer for both.
+        out: what the codes of the output shall stand for; None: as the input.
+        rounding: as for ``avg_pool``.
+
+    Returns:
+        Codes of ``out``, shape (images, channels, rows, columns).
+
+    Raises:
+        ValueError: for other shapes, types or values.
+
+    Source: torch, ``adaptive_avg_pool2d``.  Chapter: *Integer layers*.
+
+    >>> from quantcourse.affine import UINT8
+    >>> q = torch.tensor([[[[0, 4, 8]]]])
+    >>> adaptive_avg_pool(q, QParams(0.5, 0, UINT8), (1, 2))
+    tensor([[[[2, 6]]]], dtype=torch.uint8)
+    """
+    images = _images(q, qp)
+    ends = []
+    sizes = _pair(output_size, 1, "output_size")
+    for count, length in zip(sizes, images.shape[2:], strict=True):
+        i = torch.arange(count)
+        ends.append((i * length // count, -(-(i + 1) * length // count)))
+    return _means(images, qp, ends, qp if out is None else out, rounding)
+
+
+def _means(
+    images: Tensor,
+    qp: QParams,
+    ends: Sequence[tuple[Tensor, Tensor]],
+    out: QParams,
+    rounding: Rounding,
+) -> Tensor:
+    """Averages over windows, given by their ends along each axis.
+
+    What lies outside of the image is zero, and counts.
+    """
+    _check_one_scale(out, "out")
+    sums = images.to(torch.int64) - int(qp.zero_point)
+    for axis, (first, last) in enumerate(ends, start=2):
+        # The sum up to each row: a window's is that up to its end less that before it.
+        up_to = functional.pad(sums.cumsum(axis).movedim(axis, -1), (1, 0))
+        first, last = (
+            e.to(sums.device) for e in _inside(first, last, images.shape[axis])
+        )
+        inside = up_to.index_select(-1, last) - up_to.index_select(-1, first)
+        sums = inside.movedim(-1, axis)
     _check_int32(sums, "the sum of a window")
-    return requantize(sums.to(torch.int32), m, out, rounding)
+    rows, columns = (last - first for first, last in ends)
+    cells = (rows.unsqueeze(1) * columns).to(torch.float64)
+    m = float(qp.scale) / (cells * float(out.scale))
+    if (cells == cells[0, 0]).all():
+        return requantize(sums.to(torch.int32), m[0, 0], out, rounding)
+    flat = sums.to(torch.int32).flatten(2)
+    return requantize(flat, m.flatten(), out, rounding).view(sums.shape)
+
+
+def _inside(first: Tensor, last: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """The part of each window that lies in the image."""
+    return first.clamp(min=0), last.clamp(max=length)
 
 
 def max_pool(
@@ -984,6 +1610,7 @@ def max_pool(
     stride: Pair | None = None,
     padding: Pair = 0,
     dilation: Pair = 1,
+    ceil_mode: bool = False,
 ) -> Tensor:
     """The largest code of each window: a larger code is a larger number.
 
@@ -994,6 +1621,7 @@ def max_pool(
         stride: None: that of the window side by side.
         padding: at most half the window; it never wins.
         dilation: the distance of neighbours in the window, so that it meets the image.
+        ceil_mode: whether a last window may pass the end of the padding.
 
     Returns:
         Codes of ``qp``, shape (images, channels, height, width).
@@ -1008,15 +1636,27 @@ def max_pool(
     4
     """
     images = _images(q, qp)
-    window = _pooling_window(images, kernel_size, stride, padding, dilation)
-    largest = functional.max_pool2d(
-        images.to(torch.float32),  # torch pools no integers; this holds codes exactly
-        window.kernel,
-        window.stride,
-        window.padding,
-        window.dilation,
-    )
-    return largest.to(qp.dtype.storage)
+    window = _pooling_window(images, kernel_size, stride, padding, dilation, ceil_mode)
+    largest = images.to(qp.dtype.storage)
+    for axis, count in enumerate(window.positions(images.shape[2:], ceil_mode)):
+        largest = _largest_along(largest, axis, count, window, qp.dtype.min)
+    return largest
+
+
+def _largest_along(
+    images: Tensor, axis: int, count: int, window: Window, fill: int
+) -> Tensor:
+    """The largest code of each window's row (axis 1) or column (0), ``count`` of them."""
+    before, stride = window.padding[axis], window.stride[axis]
+    kernel, dilation = window.kernel[axis], window.dilation[axis]
+    seen = (count - 1) * stride + 1
+    after = seen + dilation * (kernel - 1) - before - images.shape[axis + 2]
+    sides = (before, after) if axis == 1 else (0, 0, before, after)
+    line = functional.pad(images, sides, value=fill).movedim(axis + 2, -1)
+    # The first of every window, the second of every window, ...
+    starts = range(0, dilation * kernel, dilation)
+    neighbours = [line[..., start : start + seen : stride] for start in starts]
+    return reduce(torch.maximum, neighbours).movedim(-1, axis + 2)
 
 
 def relu(q: Tensor, qp: QParams) -> Tensor:
@@ -1110,6 +1750,9 @@ def _integers(q: object, low: int, high: int, name: str) -> Tensor:
         raise ValueError(f"{name}: need integers (uint8 or signed), got {q.dtype}")
     if not q.numel():
         raise ValueError(f"{name}: need at least one, got shape {tuple(q.shape)}")
+    held = torch.iinfo(q.dtype)
+    if low <= held.min and held.max <= high:
+        return q
     in_memory = (
         q.permute(0, 2, 3, 1) if _is_channels_last(q) else q
     )  # several times faster
@@ -1181,6 +1824,11 @@ def _check_weight_qp(qp: object) -> None:
         )
 
 
+def _check_flag(value: object, name: str) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: need True or False, got {value!r}")
+
+
 def _pair(value: Pair, low: int, name: str) -> tuple[int, int]:
     pair = (value, value) if isinstance(value, Integral) else value
     if not isinstance(pair, tuple) or len(pair) != 2:
@@ -1195,9 +1843,11 @@ def _pooling_window(
     stride: Pair | None,
     padding: Pair,
     dilation: Pair,
-) -> _Window:
+    ceil_mode: bool,
+) -> Window:
+    _check_flag(ceil_mode, "ceil_mode")
     kernel = _pair(kernel_size, 1, "kernel_size")
-    window = _Window(
+    window = Window(
         kernel,
         kernel if stride is None else _pair(stride, 1, "stride"),
         _pair(padding, 0, "padding"),
@@ -1208,7 +1858,7 @@ def _pooling_window(
             f"padding: need at most half of the kernel {kernel}, got {window.padding}"
         )
     size = (images.shape[2], images.shape[3])
-    window.positions(size)
+    window.positions(size, ceil_mode)
     # Only two neighbours, one on each side of the image, can both lie in the padding.
     per_axis = zip(kernel, window.dilation, size, strict=True)
     if any(k > 1 and d > length for k, d, length in per_axis):

@@ -1300,6 +1300,51 @@ def test_arguments_that_do_not_fit(make, message):
         make()
 
 
+# --- What was seen, for another number of levels -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_extremes_do_not_depend_on_the_range(kind):
+    x = randn(3, 50)
+    for axis in (None, 0):
+        observer = small(kind, axis=axis).observe(x)
+        rows = x.view(1, -1) if axis is None else x
+        low, high = rows.amin(1), rows.amax(1)
+        if axis is None:
+            low, high = low[0], high[0]
+        assert same_bits(observer.extremes(), (low, high))
+    with pytest.raises(ValueError, match="has seen no values"):
+        kind().extremes()
+
+
+@pytest.mark.parametrize("kind", [Entropy, MSE, ADMM])
+def test_an_observer_for_other_levels_is_one_that_had_them_from_the_start(kind):
+    x = randn(3, 400)
+    for axis in (None, 0):
+        observer = kind(bins=64, levels=4, axis=axis).observe(x)
+        before = copy.deepcopy(observer)
+        for levels in (2, 16, 64):
+            assert same_state(observer.with_levels(levels), kind(bins=64, levels=levels, axis=axis).observe(x))
+        # What the new one sees is not seen by the old.
+        observer.with_levels(8).observe(10 * x)
+        assert same_state(observer, before)
+    with pytest.raises(ValueError, match="levels"):
+        observer.with_levels(1)
+
+
+@pytest.mark.parametrize("kind", HISTOGRAMS)
+def test_a_channel_finds_the_threshold_it_finds_alone(kind):
+    """Many are searched at once: more than are taken together, with channels of zeros and of longer histograms among them."""
+    x = randn(40, 60) * torch.logspace(-3, 3, 40)[:, None]
+    x[5] = 0
+    together = kind(axis=0, bins=64, **({"levels": 8} if kind is not Percentile else {})).observe(x)
+    together.observe(1.5 * x)
+    for channel, row in enumerate(x):
+        alone = kind(bins=64, **({"levels": 8} if kind is not Percentile else {})).observe(row).observe(1.5 * row)
+        found = tuple(end[channel] for end in together.range())
+        assert same_bits(found, alone.range())
+
+
 # --- Devices and gradients -------------------------------------------------------------------------------------
 
 

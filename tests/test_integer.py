@@ -24,7 +24,7 @@ from onnx import TensorProto, helper
 from onnx.backend.test.case import node
 from onnx.backend.test.case.node import convinteger, matmulinteger, qlinearconv, qlinearmatmul  # noqa: F401
 
-from quantcourse import integer
+from quantcourse import _products, integer
 from quantcourse.affine import (
     INT4,
     INT8,
@@ -39,21 +39,31 @@ from quantcourse.affine import (
     quantize,
 )
 from quantcourse.integer import (
+    Addition,
     accumulate_conv2d,
     accumulate_linear,
+    adaptive_avg_pool,
     add,
     avg_pool,
     concat,
+    conv1d,
     conv2d,
+    conv_transpose2d,
     linear,
     max_pool,
     multiply_by_quantized_multiplier,
     output_multiplier,
+    prepare_add,
+    prepare_conv1d,
+    prepare_conv2d,
+    prepare_conv_transpose2d,
+    prepare_linear,
     quantize_bias,
     quantize_multiplier,
     relu,
     relu6,
     requantize,
+    transposed_kernels,
 )
 
 HALF = Fraction(1, 2)
@@ -369,6 +379,123 @@ def test_requantize_in_chunks_and_any_memory(monkeypatch):
         assert torch.equal(given_, before)  # nothing is written over
 
 
+def rounded_in_int64(acc, m0, shift, rounding):
+    """The same in arrays: magnitudes and their signs, so that ties away from zero need no thought."""
+    left, right = max(shift, 0), max(-shift, 0)
+    if rounding == "single":
+        return (acc * m0 + (1 << 30 - shift)) >> 31 - shift
+    high = ((acc << left) * m0 + (1 << 30)) >> 31
+    return np.sign(high) * ((abs(high) + (1 << right >> 1)) >> right)
+
+
+def clipped(values, qp, activation):
+    low = int(qp.zero_point) if activation else qp.dtype.min
+    return np.clip(values + int(qp.zero_point), low, qp.dtype.max)
+
+
+def no_int64(*_):
+    raise AssertionError("the general way was taken")
+
+
+def near_ties(n, first, last, count):
+    """``(acc, m0)`` whose product at shift ``-n`` lies by one 2**-31 below a tie of the second rounding.
+
+    ``acc * m0 + 2**30 = (2 j + 1) * 2**(30 + n) - 1``: one bit lost makes it a tie.
+    """
+    modulus, found = 1 << 31 + n, []
+    for acc in range(first | 1, last, 2):
+        m0 = ((1 << 30 + n) - (1 << 30) - 1) * pow(acc, -1, modulus) % modulus
+        if 2**30 <= m0 < 2**31:
+            found.append((acc, m0))
+            if len(found) == count:
+                return found
+    raise AssertionError("too few")
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("rounding", ["double", "single"])
+@pytest.mark.parametrize("dtype", [UINT8, INT8, UINT4, INT16])
+def test_requantize_of_any_accumulator(rounding, dtype, activation, monkeypatch):
+    """Multipliers for which floats do: all small sums, the ends of INT32, and both sides of 2**22."""
+    monkeypatch.setattr(integer, "_multiply", no_int64)
+    rng = np.random.default_rng(dtype.bits)
+    edges = [INT32_MIN, -(2**22), 0, 2**22, INT32_MAX]
+    acc = np.concatenate([np.clip(np.arange(e - 3000, e + 3000), INT32_MIN, INT32_MAX) for e in edges])
+    acc = np.concatenate([acc, rng.integers(-(2**20), 2**20, 20_000)])
+    for shift in range(dtype.bits - 20, 0):
+        m0s = [2**30, 2**30 + 1, 2**31 - 1, *rng.integers(2**30, 2**31, 3).tolist()]
+        m = torch.tensor([m0 * 2.0 ** (shift - 31) for m0 in m0s], dtype=torch.float64)
+        qp = QParams(0.5, int(rng.integers(dtype.min, dtype.max + 1)), dtype)
+        sums = torch.from_numpy(acc).int().unsqueeze(1).expand(-1, len(m0s))
+        codes = requantize(sums, m, qp, rounding, activation=activation)
+        for column, m0 in enumerate(m0s):
+            expected = clipped(rounded_in_int64(acc, m0, shift, rounding), qp, activation)
+            np.testing.assert_array_equal(codes[:, column].numpy(), expected)
+        one = requantize(sums[:, :2], float(m[1]), qp, rounding, activation=activation)
+        assert torch.equal(one[:, 1], codes[:, 1])
+
+
+@pytest.mark.parametrize("rounding", ["double", "single"])
+@pytest.mark.parametrize("shift", [-31, -25, -19, -13, -1, 0, 1, 3])
+def test_requantize_with_multipliers_that_reach_far(shift, rounding):
+    """Sums beyond 2**22 that are not clipped, channels that are never used, products above 1."""
+    rng = np.random.default_rng(shift % 64)
+    limit = min(2**31, 2 ** (31 - max(shift, 0)))
+    for bound in (2**10, 2**22, limit):
+        acc = rng.integers(-bound, bound, 5000)
+        m0s = [2**30, *rng.integers(2**30, 2**31, 2).tolist(), 0]
+        m = torch.tensor([m0 * 2.0 ** (shift - 31) for m0 in m0s], dtype=torch.float64)
+        sums = torch.from_numpy(acc).int().unsqueeze(1).expand(-1, 4)
+        for qp, activation in [(QParams(0.5, 100, UINT8), None), (QParams(0.5, -3, INT16), "relu")]:
+            codes = requantize(sums, m, qp, rounding, activation=activation)
+            for column, m0 in enumerate(m0s):
+                expected = clipped(rounded_in_int64(acc, m0, shift if m0 else 0, rounding), qp, activation)
+                np.testing.assert_array_equal(codes[:, column].numpy(), expected)
+
+
+@pytest.mark.parametrize(("n", "first", "last"), [(9, 2**15, 2**16), (12, 2**18, 2**19), (17, 2**21, 2**22)])
+def test_requantize_next_to_ties(n, first, last):
+    """One 2**-31 below a tie, by up to 53 bits of a product; floats must not lose the last."""
+    for acc, m0 in near_ties(n, first, last, 3):
+        assert_one_by_one(acc, m0, -n)
+
+
+def test_requantize_next_to_ties_beyond_float64():
+    """The same with 54 and more bits, where float64 would round to the tie."""
+    for acc, m0 in near_ties(17, 2**23, 2**24, 3):
+        exact, lost = acc * m0 + 2**30, float(acc) * m0 * 2.0**-31 + 0.5
+        assert Fraction(lost) != Fraction(exact, 2**31) and int(lost) == (exact >> 31) + 1
+        assert_one_by_one(acc, m0, -17)
+
+
+def assert_one_by_one(acc, m0, shift):
+    qp, m = QParams(1.0, 0, INT8), m0 * 2.0 ** (shift - 31)
+    sums = [acc - 1, acc, acc + 1, 1 - acc, -acc, -acc - 1]
+    for rounding, activation in itertools.product(["double", "single"], [None, "relu"]):
+        codes = requantize(torch.tensor(sums), m, qp, rounding, activation=activation).tolist()
+        expected = [ORACLES[rounding](a, m0, shift) for a in sums]
+        assert codes == [min(max(e, 0 if activation else -128), 127) for e in expected]
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(int32s, min_size=1, max_size=20),
+    st.integers(2**30, INT32_MAX),
+    st.integers(-31, -1),
+    st.sampled_from(list(ORACLES)),
+    st.sampled_from([UINT8, INT8, INT16]),
+    st.sampled_from([None, "relu"]),
+)
+def test_requantize_everywhere(acc, m0, shift, rounding, dtype, activation):
+    m = m0 * 2.0 ** (shift - 31)
+    m0, shift = quantize_multiplier(torch.tensor(m).float()) if rounding == "float" else (m0, shift)
+    qp = QParams(1.0, 7, dtype)
+    codes = requantize(torch.tensor(acc), m, qp, rounding, activation=activation)
+    expected = [ORACLES[rounding](a, int(m0), int(shift)) + 7 for a in acc]
+    low = 7 if activation else dtype.min
+    assert codes.tolist() == [min(max(e, low), dtype.max) for e in expected]
+
+
 @pytest.mark.parametrize("rounding", ORACLES)
 def test_requantize_clips_far_results_without_wrapping(rounding):
     """A product near the ends of INT32 plus a zero point must not come round at the other side."""
@@ -443,7 +570,7 @@ def test_memory_of_outputs():
     for axis in range(4):
         assert requantize(acc, torch.ones(acc.shape[axis]) / 2, qp, axis=axis).stride(axis) == 1
     assert requantize(acc.to(memory_format=last), 0.5, qp).is_contiguous(memory_format=last)
-    if integer._int_mm_is_exact():
+    if _products.int_mm_is_exact():
         q, weight = torch.ones(2, 4, 5, 6, dtype=torch.uint8), torch.ones(8, 4, 3, 3, dtype=torch.int8)
         assert accumulate_conv2d(q, qp, weight, QParams(1.0, 0, INT8)).is_contiguous(memory_format=last)
 
@@ -530,7 +657,7 @@ def random_conv(rng, dtype, weight_dtype, asymmetric=True):
 @pytest.fixture(params=["as this machine", "without int8 products"])
 def products(request, monkeypatch):
     if request.param == "without int8 products":
-        monkeypatch.setattr(integer, "_int_mm_is_exact", lambda: False)
+        monkeypatch.setattr(_products, "int_mm_is_exact", lambda: False)
 
 
 @pytest.mark.usefixtures("products")
@@ -675,6 +802,146 @@ def test_single_rows_and_overlapping_windows():
     np.testing.assert_array_equal(acc.numpy(), brute_conv2d(q, qp, weight, weight_qp, None))
 
 
+@pytest.mark.usefixtures("products")
+@pytest.mark.parametrize("sizes", [(1, 1), (64, 1), (64, 100), (1 << 30, 1)])
+def test_blocks_change_nothing(sizes, monkeypatch):
+    """Blocks of a row, of some rows, of some images, of all."""
+    for seed in range(8):
+        tensors, geometry = random_conv(np.random.default_rng(seed), UINT8, INT8)
+        expected = brute_conv2d(*tensors, *geometry)
+        monkeypatch.setattr(_products, "BLOCK", sizes[0])
+        monkeypatch.setattr(_products, "ROWS", sizes[1])
+        acc = accumulate_conv2d(*tensors, *geometry)
+        np.testing.assert_array_equal(acc.numpy(), expected)
+
+
+@pytest.mark.usefixtures("products")
+@pytest.mark.parametrize(("dtype", "weight_dtype"), [(UINT8, INT8), (INT8, UINT8), (INT16, INT8), (UINT4, INT16)])
+def test_prepared_layers(dtype, weight_dtype):
+    """Prepared once, they give at each call what the function gives, and keep nothing of what they saw."""
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        (q, qp, weight, weight_qp, bias), geometry = random_conv(rng, dtype, weight_dtype)
+        acc = accumulate_conv2d(q, qp, weight, weight_qp, bias, *geometry)
+        out = output_qp(rng, acc, qp, weight_qp, UINT8)
+        for rounding, activation in itertools.product(ORACLES, [None, "relu", "relu6"]):
+            layer = prepare_conv2d(weight, weight_qp, bias, qp, out, *geometry, rounding, activation)
+            expected = conv2d(q, qp, weight, weight_qp, bias, out, *geometry, rounding, activation)
+            m = integer._layer_multiplier(qp, weight_qp, out, rounding)
+            assert torch.equal(expected, requantize(acc, m, out, rounding, 1, activation))
+            assert torch.equal(layer(q), expected)
+            layer(codes_of(rng, qp, (3, *q.shape[1:])))
+            assert torch.equal(layer(q), expected)
+        reals = prepare_conv2d(weight, weight_qp, bias, qp, None, *geometry)
+        assert torch.equal(reals.accumulate(q), acc)
+        scale = (qp.scale.double() * weight_qp.scale.double()).view(-1, 1, 1)
+        assert torch.equal(reals(q), (acc.double() * scale).float())
+        rows, flat = q.flatten(1), codes_of(rng, QParams(1.0, 0, INT8), (4, q[0].numel()))
+        args = flat, QParams(0.01, 0, INT8), None, qp
+        assert torch.equal(prepare_linear(*args, out)(rows), linear(rows, qp, *args[:3], out))
+        assert prepare_linear(*args, None)(rows).dtype == torch.float32
+
+
+def test_codes_that_cannot_be_wrong_are_not_read(monkeypatch):
+    """A byte is a code of UINT8; a layer that has its multipliers looks at no sum either."""
+    q, weight = torch.ones(2, 4, 5, 5, dtype=torch.uint8), torch.ones(6, 4, 3, 3, dtype=torch.int8)
+    layer = prepare_conv2d(weight, QParams(0.1, 0, INT8), None, QParams(0.5, 3, UINT8), QParams(1.0, 9, UINT8))
+    narrow = prepare_conv2d(weight, QParams(0.1, 0, INT8), None, QParams(0.5, 3, UINT4), QParams(1.0, 9, UINT8))
+
+    def read(*_):
+        raise AssertionError("read")
+
+    monkeypatch.setattr(torch.Tensor, "aminmax", read)
+    assert layer(q).unique().tolist() == [9 - 4]  # 36 * -2 * 0.05 = -3.6
+    with pytest.raises(AssertionError, match="read"):
+        narrow(q)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="q: need 0 to 15, got 16 to 16"):
+        narrow(16 * q)
+
+
+@pytest.mark.usefixtures("products")
+@pytest.mark.parametrize("dtype", [UINT8, INT8, INT16])
+def test_conv1d_is_torchs(dtype):
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        groups = int(rng.choice([1, 2, 3]))
+        channels, outputs, kernel = groups * int(rng.integers(1, 4)), groups * int(rng.integers(1, 4)), seed % 4 + 1
+        qp, weight_qp = random_qp(rng, dtype), random_qp(rng, INT8, outputs=outputs)
+        q, weight = (
+            codes_of(rng, qp, (2, channels, 13)),
+            codes_of(rng, weight_qp, (outputs, channels // groups, kernel)),
+        )
+        bias = torch.from_numpy(rng.integers(-999, 999, outputs)).int()
+        geometry = int(rng.integers(1, 4)), int(rng.integers(0, 3)), int(rng.integers(1, 4)), groups
+        layer = prepare_conv1d(weight, weight_qp, bias, qp, None, *geometry)
+        centred = weight.double() - weight_qp.zero_point.view(-1, 1, 1)
+        expected = torch.nn.functional.conv1d(q.double() - int(qp.zero_point), centred, bias.double(), *geometry)
+        assert torch.equal(layer.accumulate(q).double(), expected)
+        out = output_qp(rng, expected, qp, weight_qp, UINT8)
+        codes = conv1d(q, qp, weight, weight_qp, bias, out, *geometry, activation="relu")
+        m = output_multiplier(qp, weight_qp, out)
+        assert torch.equal(codes, requantize(expected.int(), m, out, axis=1, activation="relu"))
+
+
+@pytest.mark.usefixtures("products")
+@pytest.mark.parametrize("dtype", [UINT8, INT8, INT16])
+def test_conv_transpose2d_is_torchs(dtype):
+    """Every geometry, also where padding cuts off what the kernel would have reached, and pixels with it."""
+    axis = itertools.product((1, 2, 5), (1, 2, 3), (1, 2, 3), (0, 1, 2, 4), (0, 1, 2), (1, 2))
+    rng, seen = np.random.default_rng(0), 0
+    for length, kernel, stride, padding, more, dilation in axis:
+        size = (length - 1) * stride - 2 * padding + dilation * (kernel - 1) + more + 1
+        if more >= max(stride, dilation) or size < 1:
+            continue
+        seen += 1
+        groups = int(rng.choice([1, 2]))
+        inputs, outputs = 2 * groups, int(rng.integers(1, 4))
+        per_output = rng.random() < 0.5
+        qp, weight_qp = random_qp(rng, dtype), random_qp(rng, INT8, outputs=outputs if per_output else None)
+        q, weight = codes_of(rng, qp, (2, inputs, length, 3)), codes_of(rng, QP_INT8, (inputs, outputs, kernel, 2))
+        if per_output:
+            weight_qp = QParams(weight_qp.scale, weight_qp.zero_point, INT8, axis=1)
+        bias = torch.from_numpy(rng.integers(-999, 999, outputs * groups)).int()
+        geometry = (stride, 2), (padding, 0), (more, 1), (dilation, 1), groups
+        layer = prepare_conv_transpose2d(weight, weight_qp, bias, qp, None, *geometry)
+        centred = weight.double() - weight_qp.zero_point.view(1, -1, 1, 1)
+        expected = torch.nn.functional.conv_transpose2d(
+            q.double() - int(qp.zero_point),
+            centred,
+            bias.double(),
+            *(geometry[i] for i in (0, 1, 2)),
+            groups,
+            geometry[3],
+        )
+        assert torch.equal(layer.accumulate(q).double(), expected), (length, kernel, stride, padding, more, dilation)
+        scale = weight_qp.scale.double().expand(outputs).repeat(groups).view(-1, 1, 1) * float(qp.scale)
+        assert torch.equal(layer(q), (expected * scale).float())
+        out = QParams(float(expected.abs().max() * scale.max()) / 100 + 0.1, 100, UINT8)
+        codes = conv_transpose2d(q, qp, weight, weight_qp, bias, out, *geometry)
+        exact = (expected * scale / float(out.scale) + 100).clamp(0, 255)
+        assert codes.shape == expected.shape and (codes - exact).abs().max() <= 0.76
+    assert seen > 200
+
+
+QP_INT8 = QParams(1.0, 0, INT8)
+
+
+def test_transposed_kernels_are_the_weights_turned():
+    """Twice turned they are themselves; the real weights of an output have the scale that axis 1 gave them."""
+    rng = np.random.default_rng(0)
+    scales = torch.tensor([0.1, 0.2, 0.4])
+    weight_qp = QParams(scales, torch.tensor([0, 3, -5]), INT8, axis=1)
+    weight = codes_of(rng, QP_INT8, (4, 3, 2, 5))
+    kernels, qp = transposed_kernels(weight, weight_qp, groups=2)
+    assert kernels.shape == (6, 2, 2, 5) and qp.axis == 0
+    reals, given_ = dequantize(kernels, qp), dequantize(weight, weight_qp)
+    for group, output, i in itertools.product(range(2), range(3), range(2)):
+        assert torch.equal(reals[3 * group + output, i].flip(0, 1), given_[2 * group + i, output])
+    back, _ = transposed_kernels(transposed_kernels(weight, QP_INT8)[0], QP_INT8)
+    assert torch.equal(back, weight)
+
+
 def fingerprint():
     """Codes and sums of layers of many kinds, as one number."""
     digest = hashlib.sha256()
@@ -733,21 +1000,21 @@ def test_saturating_products_are_noticed(monkeypatch):
     small = torch.tensor([[3, -5]], dtype=torch.int8)
     assert saturating_int_mm(small, small.T).item() == 34  # right where it does not saturate
     assert saturating_int_mm((q - 128).to(torch.int8), weight.to(torch.int8).T)[0, 0] != 127 * 127 * 64
-    integer._int_mm_is_exact.cache_clear()
+    _products.int_mm_is_exact.cache_clear()
     try:
         monkeypatch.setattr(torch, "_int_mm", saturating_int_mm)
-        assert not integer._int_mm_is_exact()
+        assert not _products.int_mm_is_exact()
         assert accumulate_linear(*layer).tolist() == [[255 * 127 * 64] * 3] * 2
         monkeypatch.delattr(torch, "_int_mm")
-        integer._int_mm_is_exact.cache_clear()
-        assert not integer._int_mm_is_exact()
+        _products.int_mm_is_exact.cache_clear()
+        assert not _products.int_mm_is_exact()
         assert accumulate_linear(*layer).tolist() == [[255 * 127 * 64] * 3] * 2
         monkeypatch.undo()
-        integer._int_mm_is_exact.cache_clear()
+        _products.int_mm_is_exact.cache_clear()
         monkeypatch.setattr(torch, "_int_mm", lambda a, b: (a.long() @ b.long()).int())
-        assert integer._int_mm_is_exact()
+        assert _products.int_mm_is_exact()
     finally:
-        integer._int_mm_is_exact.cache_clear()
+        _products.int_mm_is_exact.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -1094,6 +1361,68 @@ def test_sum_step_by_step(dtypes, bits, rounding):
             assert code == min(max(step(left + right, *m) + 5, INT16.min), INT16.max)
 
 
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("rounding", ORACLES)
+@pytest.mark.parametrize("dtypes", [(UINT8, INT8), (INT4, UINT8), (INT8, INT8_NARROW)])
+def test_sums_of_all_pairs(dtypes, rounding, activation):
+    """From the table of a prepared sum, as from the sum itself."""
+    rng = np.random.default_rng(0)
+    a_qp, b_qp = (random_qp(rng, dtype, 0.001, 0.2) for dtype in dtypes)
+    a, b = (torch.arange(d.min, d.max + 1).to(d.storage) for d in dtypes)
+    a, b = a.repeat_interleave(len(b)), b.repeat(len(a))
+    for out in (QParams(0.1, 30, UINT8), QParams(0.05, -7, INT8), QParams(0.001, 5, INT16)):
+        plain = Addition(a_qp, b_qp, out, rounding, activation)
+        prepared = prepare_add(a_qp, b_qp, out, rounding, activation)
+        assert plain.table is None and prepared.table is not None
+        expected = plain(a, b)
+        assert expected.dtype == prepared(a, b).dtype == out.dtype.storage
+        assert torch.equal(prepared(a, b), expected)
+        assert torch.equal(add(a, a_qp, b, b_qp, out, rounding, activation), expected)
+        assert torch.equal(prepared(a.long(), b.long()), expected)
+    with pytest.raises(ValueError, match=r"a, b: need one shape"):
+        prepared(a, b[1:])
+
+
+def test_sums_of_large_tensors(monkeypatch):
+    """Those have more elements than there are pairs, so that they look up; chunks of them, in any memory."""
+    rng = np.random.default_rng(0)
+    a_qp, b_qp, out = random_qp(rng, UINT8), random_qp(rng, INT8), QParams(0.1, 50, UINT8)
+    a, b = codes_of(rng, a_qp, (2, 5, 171, 173)), codes_of(rng, b_qp, (2, 5, 171, 173))
+    parts = [add(x, a_qp, y, b_qp, out) for x, y in zip(a.flatten().split(9999), b.flatten().split(9999), strict=True)]
+    expected, last = torch.cat(parts).view(a.shape), torch.channels_last
+    plain, sizes = Addition._sum, []
+    monkeypatch.setattr(Addition, "_sum", lambda self, x, y: sizes.append(x.numel()) or plain(self, x, y))
+    for x, y in [(a, b), (a.to(memory_format=last), b), (a.to(memory_format=last), b.to(memory_format=last))]:
+        assert torch.equal(add(x, a_qp, y, b_qp, out), expected)
+    assert sizes == [2**16] * 3
+    assert add(a.to(memory_format=last), a_qp, b, b_qp, out).is_contiguous(memory_format=last)
+
+
+def test_sums_that_a_table_would_refuse():
+    """Pairs that leave INT32 are no reason to refuse tensors without them."""
+    tiny, qp = QParams(1e-9, 0, UINT8), QParams(0.5, 0, UINT8)
+    zeros = torch.zeros(2**18 + 1, dtype=torch.uint8)
+    assert prepare_add(qp, qp, tiny).table is None
+    assert not add(zeros, qp, zeros, qp, tiny).any()
+    with pytest.raises(ValueError, match="acc: need acc"):
+        add(zeros + 200, qp, zeros, qp, tiny)
+    wide = QParams(0.5, 0, INT16)
+    assert prepare_add(qp, wide, qp).table is None
+
+
+@pytest.mark.parametrize("rounding", ORACLES)
+def test_large_parts(rounding):
+    """Each new code comes from a table; the same as that of the part cut small."""
+    rng, out = np.random.default_rng(0), QParams(0.05, 20, UINT8)
+    for qp in (QParams(0.02, -5, INT8), QParams(0.9, 3, UINT8), QParams(0.05, 0, UINT8), QParams(0.02, 1, INT4)):
+        q = codes_of(rng, qp, (2, 3, 30, 31))
+        whole = concat([(q, qp)], out, rounding=rounding)
+        small = [concat([(x, qp)], out, rounding=rounding) for x in q.unbind(2)]
+        assert torch.equal(whole, torch.stack(small, 2))
+        last = concat([(q.to(memory_format=torch.channels_last), qp)], out, rounding=rounding)
+        assert torch.equal(last, whole) and last.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_sum_of_the_widest_types_stays_in_int32():
     wide, narrow, out = QParams(1.0, 0, UINT16), QParams(1.0, 0, UINT8), QParams(2.0, 0, UINT16)
     a, b = torch.tensor([65_535]), torch.tensor([255])
@@ -1182,6 +1511,48 @@ def test_max_pool_is_that_of_reals(seed, dtype):
     assert pooled.dtype == dtype.storage
 
 
+@pytest.mark.parametrize("dtype", [INT8, UINT8])
+def test_max_pool_in_ceil_mode(dtype):
+    """As torch has it, which ONNX Runtime follows: the last window begins in the image or before it."""
+    rng, larger = np.random.default_rng(0), 0
+    for size, kernel, stride, dilation in itertools.product((1, 2, 5, 8), (1, 2, 3), (1, 2, 3, 4), (1, 2)):
+        for padding in range(kernel // 2 + 1):
+            if size + 2 * padding < dilation * (kernel - 1) + 1 or dilation > size:
+                continue
+            q = codes_of(rng, QParams(1.0, 0, dtype), (2, 3, size, 7))
+            geometry = (kernel, 2), (stride, 2), (padding, 0), (dilation, 1)
+            expected = torch.nn.functional.max_pool2d(q.double(), *geometry, ceil_mode=True)
+            pooled = max_pool(q, QParams(0.5, 3, dtype), *geometry, ceil_mode=True)
+            assert torch.equal(pooled.double(), expected)
+            larger += expected.shape[2] > (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+            operator = session(
+                "MaxPool",
+                (RUNTIME_TYPES[dtype],),
+                RUNTIME_TYPES[dtype],
+                kernel_shape=geometry[0],
+                strides=geometry[1],
+                pads=(padding, 0, padding, 0),
+                dilations=geometry[3],
+                ceil_mode=1,
+            )
+            assert torch.equal(run(operator, q.numpy()), pooled)
+    assert larger
+    # An image smaller than the window, which then ends beyond it.
+    assert max_pool(torch.tensor([[[[7]]]]), QParams(0.5, 3, UINT8), 2, ceil_mode=True).tolist() == [[[[7]]]]
+    with pytest.raises(ValueError, match=r"q: need an image that holds the kernel \(2, 2\)"):
+        max_pool(torch.tensor([[[[7]]]]), QParams(0.5, 3, UINT8), 2)
+
+
+def test_max_pool_keeps_memory_and_input():
+    q = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8).to(memory_format=torch.channels_last)
+    before = q.clone()
+    for kernel in (1, 2, 3):
+        pooled = max_pool(q, QParams(0.5, 3, UINT8), kernel, 1)
+        assert pooled.is_contiguous(memory_format=torch.channels_last)
+        pooled.zero_()
+        assert torch.equal(q, before)
+
+
 def test_max_pool_windows_that_miss_the_image():
     """Refused just where torch, which pads with -inf, gives -inf."""
     qp, missed = QParams(0.5, 3, UINT8), 0
@@ -1223,6 +1594,52 @@ def test_avg_pool_is_the_mean(seed, rounding, dtype):
         exact = min(max(total * ratio + int(into.zero_point), into.dtype.min), into.dtype.max)
         assert abs(code - exact) <= bound + abs(total) * ratio * Fraction(1, 2**30)
     assert torch.equal(avg_pool(q, qp, out=out), avg_pool(q, qp, (5, 4), out=out))
+
+
+@settings(max_examples=80)
+@given(seeds, st.sampled_from(["double", "single", "float"]), st.booleans(), st.booleans())
+def test_avg_pool_counts_what_torch_counts(seed, rounding, ceil_mode, count_include_pad):
+    rng = np.random.default_rng(seed)
+    qp, out = random_qp(rng, UINT8), random_qp(rng, INT8, 0.05, 0.1)
+    kernel, stride = (tuple(int(v) for v in rng.integers(1, 5, 2)) for _ in range(2))
+    padding = tuple(int(rng.integers(0, k // 2 + 1)) for k in kernel)
+    q = codes_of(rng, qp, (2, 3, *rng.integers(4, 9, 2)))
+    pooled = avg_pool(q, qp, kernel, stride, padding, out, rounding, ceil_mode, count_include_pad)
+    centred = q.double() - int(qp.zero_point)
+    means = torch.nn.functional.avg_pool2d(centred, kernel, stride, padding, ceil_mode, count_include_pad)
+    exact = (means * float(qp.scale) / float(out.scale) + int(out.zero_point)).clamp(-128, 127)
+    assert pooled.shape == means.shape
+    _, shift = quantize_multiplier(float(qp.scale) / float(out.scale) / math.prod(kernel))
+    assert (pooled - exact).abs().max() <= 0.5 + (2.0 ** (shift + 1) if rounding == "double" else 0) + 1e-4
+
+
+@settings(max_examples=80)
+@given(seeds, st.sampled_from(["double", "single"]), st.sampled_from([UINT8, INT8, INT16]))
+def test_adaptive_avg_pool_is_torchs(seed, rounding, dtype):
+    """Windows of unequal size, overlapping ones, and ones that repeat where the output is the larger."""
+    rng = np.random.default_rng(seed)
+    qp = random_qp(rng, dtype)
+    size, grid = (tuple(int(v) for v in rng.integers(1, 12, 2)) for _ in range(2))
+    q = codes_of(rng, qp, (2, 3, *size))
+    means = torch.nn.functional.adaptive_avg_pool2d(q.double() - int(qp.zero_point), grid)
+    pooled = adaptive_avg_pool(q, qp, grid, rounding=rounding)
+    assert pooled.shape == means.shape and pooled.dtype == dtype.storage
+    # A tie of "double" may be moved by its first rounding, which the size of a cell bounds.
+    exact = means + int(qp.zero_point)
+    assert (pooled - exact).abs().max() <= 0.5 + (0.5 if rounding == "double" else 0) + 1e-3
+    if grid == size:
+        assert torch.equal(pooled, q)
+    whole = adaptive_avg_pool(q, qp, 1, rounding=rounding)
+    assert torch.equal(whole, avg_pool(q, qp, rounding=rounding))
+
+
+def test_adaptive_avg_pool_by_hand():
+    """Windows [0, 2), [1, 4), [3, 5) of five: means of 2, 3 and 2, each with a multiplier of its own."""
+    q = torch.tensor([10, 20, 40, 80, 160]).view(1, 1, 1, 5)
+    qp = QParams(0.5, 0, UINT8)
+    assert adaptive_avg_pool(q, qp, (1, 3)).flatten().tolist() == [15, 47, 120]
+    assert adaptive_avg_pool(q, qp, (1, 3), QParams(1.0, 100, UINT8)).flatten().tolist() == [108, 123, 160]
+    assert adaptive_avg_pool(q.expand(2, 3, 4, 5), qp, (2, 5)).shape == (2, 3, 2, 5)
 
 
 def test_avg_pool_at_ties():
@@ -1353,6 +1770,34 @@ def test_conv2d_refuses(change, match):
             r"padding: need at most half of the kernel \(2, 2\), got \(2, 2\)",
         ),
         (lambda: max_pool(IMAGES, QP, 0), "kernel_size: need an integer from 1"),
+        (lambda: max_pool(IMAGES, QP, 2, ceil_mode=1), "ceil_mode: need True or False, got 1"),
+        (lambda: avg_pool(IMAGES, QP, 2, ceil_mode=None), "ceil_mode: need True or False, got None"),
+        (lambda: avg_pool(IMAGES, QP, 2, count_include_pad=0), "count_include_pad: need True or False, got 0"),
+        (lambda: adaptive_avg_pool(IMAGES, QP, 0), "output_size: need an integer from 1"),
+        (lambda: adaptive_avg_pool(ROWS, QP, 1), r"q: need shape \(images, channels, height, width\)"),
+        (lambda: adaptive_avg_pool(IMAGES, QP, 1, TWO), "out: need one scale"),
+        (lambda: prepare_add(QP, TWO, OUT), "b_qp: need one scale"),
+        (lambda: prepare_add(QP, QP, OUT, "no"), "rounding: need one of"),
+        (lambda: prepare_add(QP, QP, OUT, "double", "tanh"), "activation: need one of"),
+        (lambda: prepare_linear(MATRIX, W_QP, None, QP, None, activation="relu"), "activation: need None where out"),
+        (lambda: linear(ROWS, QP, MATRIX, W_QP, None, None), "out: need QParams, got a NoneType"),
+        (lambda: conv2d(IMAGES, QP, KERNELS, W_QP, None, None, groups=2), "out: need QParams, got a NoneType"),
+        (lambda: conv1d(ROWS, QP, KERNELS[0], W_QP, None, OUT), r"q: need shape \(images, 3, length\)"),
+        (lambda: conv1d(ROWS, QP, KERNELS, W_QP, None, OUT), "weight: need 3 axes"),
+        (lambda: conv1d(IMAGES[0], QP, KERNELS[0], W_QP, None, OUT, (1, 1)), "stride: need an integer"),
+        (lambda: transposed_kernels(MATRIX, W_QP), "weight: need 4 axes"),
+        (lambda: transposed_kernels(KERNELS, 1.0), "weight_qp: need QParams, got a float"),
+        (lambda: transposed_kernels(KERNELS, TWO), "weight_qp: need axis=1 .* got axis=0"),
+        (lambda: transposed_kernels(KERNELS, CHANNELS), "weight_qp: need a scale for each of the 2 outputs"),
+        (lambda: transposed_kernels(KERNELS, W_QP, 4), "groups: need a divisor of the 6 inputs, got 4"),
+        (
+            lambda: prepare_conv_transpose2d(KERNELS, W_QP, None, QP, OUT, 2, output_padding=2),
+            r"output_padding: need less than the stride or the dilation, got \(2, 2\)",
+        ),
+        (
+            lambda: conv_transpose2d(IMAGES, QP, KERNELS[:4], W_QP, None, OUT, padding=4),
+            r"q: need an image that holds the kernel \(3, 3\)",
+        ),
         (lambda: relu(torch.ones(2), QP), "q: need integers"),
         (lambda: relu6(ROWS, TWO), "qp: need one scale"),
         (lambda: output_multiplier(TWO, W_QP, OUT), "qp: need one scale"),
