@@ -1002,3 +1002,256 @@ def thresholds_on_histograms(
         handles, labels = grid.flat[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
         plt.show()
+
+
+def flow_of_quantization() -> None:
+    """From a float network to an integer network: the steps in order, what each needs, and three views of the result.
+
+    >>> flow_of_quantization()
+    """
+    boxes = {
+        "float network": (0, 2, "conv, BN, ReLU, +"),
+        "fold": (1, 2, "batch norm goes\ninto the weights"),
+        "trace, place": (2, 2, "quantizers where\ncodes are read"),
+        "calibrate": (3, 2, "watch the values\nof the float network"),
+        "scales": (3, 1, "and zero points,\none a value"),
+        "codes": (2, 1, "weights INT8,\nbiases INT32"),
+        "fake quantization": (1, 1, "float32 on grids,\nPyTorch"),
+        "integer engine": (1, 0.18, "INT8 and INT32,\nthis package"),
+        "ONNX file": (2, 0.18, "Q and DQ,\nany runtime"),
+    }
+    views = ("fake quantization", "integer engine", "ONNX file")
+    order = ("float network", "fold", "trace, place", "calibrate", "scales", "codes")
+    with _picture(width=7.2, height=3.9) as axes:
+        axes.set_axis_off()
+        axes.set_xlim(-0.48, 3.48)
+        axes.set_ylim(-0.2, 2.85)
+
+        def arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
+            axes.annotate(
+                "", end, start, arrowprops={"arrowstyle": "->", "color": "#444444"}
+            )
+
+        for name, (x, y, what) in boxes.items():
+            axes.add_patch(
+                FancyBboxPatch(
+                    (x - 0.38, y - 0.26),
+                    0.76,
+                    0.52,
+                    boxstyle="round,pad=0.02",
+                    facecolor="white",
+                    edgecolor=COLOURS[2 if name in views else 0],
+                    linewidth=1.6,
+                )
+            )
+            axes.text(
+                x, y + 0.13, name, ha="center", va="center", weight="bold", size=9
+            )
+            axes.text(x, y - 0.1, what, ha="center", va="center", size=8)
+        for before, after in itertools.pairwise(order):
+            (x, y, _), (to_x, to_y, _) = boxes[before], boxes[after]
+            if y == to_y:
+                step = 0.4 if to_x > x else -0.4
+                arrow((x + step, y), (to_x - step, to_y))
+            else:
+                arrow((x, y - 0.28), (to_x, to_y + 0.28))
+        arrow((1.6, 1), (1.4, 1))
+        arrow((2, 0.72), (2, 0.46))
+        arrow((1.62, 0.74), (1.4, 0.42))
+        for x, what in ((2, "recipe"), (3, "images without labels")):
+            axes.text(x, 2.72, what, ha="center", va="center", style="italic", size=9)
+            arrow((x, 2.62), (x, 2.28))
+        axes.text(
+            0.5, 0.59, "three views\nof one model", ha="right", size=9, color=COLOURS[2]
+        )
+
+
+def noise_through_depth(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+) -> None:
+    """Noise over signal behind each step in dB, for each network as measured and as the sum of what each step adds.
+
+    >>> noise_through_depth({"chain": ([0.001, 0.002], [0.001, 0.0021])})
+    """
+    with _picture(height=4) as axes:
+        for (name, lines), colour, marker in zip(
+            curves.items(), COLOURS, "os^Dv", strict=False
+        ):
+            for values, kind, dash in zip(
+                lines, ("measured", "sum"), ("-", "--"), strict=True
+            ):
+                decibels = 10 * np.log10(np.asarray(values, dtype=float))
+                axes.plot(
+                    np.arange(1, len(decibels) + 1),
+                    decibels,
+                    color=colour,
+                    linestyle=dash,
+                    marker=marker if kind == "measured" else None,
+                    markersize=3.5,
+                    label=f"{name}, {kind}",
+                )
+        axes.set_xlabel("number of the quantizer")
+        axes.set_ylabel("noise / signal in dB")
+        axes.legend(fontsize=9)
+
+
+def channel_ranges(ranges: Mapping[str, ArrayLike], largest: int) -> None:
+    """The largest magnitude of each channel, and below which one all of its codes are 0.
+
+    ``largest`` is the largest code of the one scale that all channels of a tensor share.
+
+    >>> channel_ranges({"folded": [0.5, 37.0, 1.0], "equalized": [0.6, 0.8, 0.7]}, 7)
+    """
+    with _picture() as axes:
+        order = np.argsort(np.asarray(next(iter(ranges.values())), dtype=float))
+        for (name, values), colour, marker, dash in zip(
+            ranges.items(), COLOURS, "os^Dv", _DASHES[1:], strict=False
+        ):
+            sizes = np.asarray(values, dtype=float)
+            axes.plot(
+                sizes[order], color=colour, marker=marker, linestyle="none", label=name
+            )
+            axes.axhline(
+                sizes.max() / largest / 2,
+                color=colour,
+                linestyle=dash,
+                linewidth=1.2,
+                label=f"{name}: half a step",
+            )
+        axes.set_yscale("log")
+        axes.set_xlabel("channels, smallest first")
+        axes.set_ylabel("largest |weight|")
+        axes.legend(fontsize=9, loc="upper left")
+
+
+def predicted_and_measured(
+    points: Mapping[str, tuple[ArrayLike, ArrayLike]], what: str
+) -> None:
+    """Pairs of a predicted and a measured number, with the line where both are equal.
+
+    >>> predicted_and_measured({"layer": ([0.1, -0.2], [0.11, -0.19])}, "shift")
+    """
+    with _picture(width=4.8, height=4.4) as axes:
+        ends = []
+        for (name, (predicted, measured)), colour, marker in zip(
+            points.items(), COLOURS, "os^Dv", strict=False
+        ):
+            axes.plot(
+                np.asarray(predicted),
+                np.asarray(measured),
+                color=colour,
+                marker=marker,
+                markersize=4,
+                linestyle="none",
+                label=name,
+            )
+            ends += [np.abs(predicted).max(), np.abs(measured).max()]
+        end = 1.05 * float(max(ends))
+        axes.plot([-end, end], [-end, end], color="#666666", linewidth=1, linestyle="-")
+        axes.set_xlabel(f"{what}, predicted")
+        axes.set_ylabel(f"{what}, measured")
+        axes.legend(fontsize=9)
+
+
+def time_shares(shares: Mapping[str, Mapping[str, float]], xlabel: str) -> None:
+    """A bar for each name, made of its parts, in percent; a line marks the whole of what they are compared with.
+
+    >>> time_shares({"INT8": {"layers": 60.0, "conversions": 20.0}}, "percent")
+    """
+    parts = list(next(iter(shares.values())))
+    names = list(shares)
+    with _picture(height=0.9 + 0.42 * len(names)) as axes:
+        left = np.zeros(len(names))
+        for part, colour, hatch in zip(
+            parts, COLOURS, ("", "//", "..", "xx"), strict=False
+        ):
+            widths = np.array([shares[name][part] for name in names])
+            axes.barh(
+                names,
+                widths,
+                0.62,
+                left,
+                label=part,
+                color=colour,
+                hatch=hatch,
+                edgecolor="white",
+            )
+            left += widths
+        axes.axvline(100, color="black", linestyle="--", linewidth=1.2)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel(xlabel)
+        axes.legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1), fontsize=9)
+
+
+def layers_back_to_float(curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
+    """Accuracy against the number of layers that are float again: for each order the mean of its rows, and a band as wide as their spread.
+
+    >>> layers_back_to_float({"worst first": [[60.0, 90.0], [70.0, 92.0]]})
+    """
+    with _picture() as axes:
+        for (name, rows), colour, marker in zip(
+            curves.items(), COLOURS, "os^Dv", strict=False
+        ):
+            values = np.asarray(rows, dtype=float)
+            centre, spread = values.mean(0), values.std(0, ddof=1)
+            counts = np.arange(len(centre))
+            axes.plot(counts, centre, color=colour, marker=marker, label=name)
+            axes.fill_between(
+                counts, centre - spread, centre + spread, color=colour, alpha=0.15
+            )
+        axes.set_xlabel("layers in float")
+        axes.set_ylabel("right answers in %")
+        axes.legend()
+
+
+def damage_against_bytes(
+    sizes: Sequence[int],
+    damages: Sequence[float],
+    marked: Mapping[str, tuple[Sequence[int], Sequence[float]]],
+) -> None:
+    """The damage of many models against their size, on a logarithmic scale, with some of them marked.
+
+    >>> damage_against_bytes([1, 2], [0.3, 0.1], {"best": ([2], [0.1])})
+    """
+    with _picture(height=4) as axes:
+        axes.plot(
+            sizes, damages, ".", color="#AAAAAA", markersize=4, label="assignments"
+        )
+        for (name, (x, y)), colour, marker in zip(
+            marked.items(), COLOURS, "s^oDv", strict=False
+        ):
+            axes.plot(x, y, color=colour, marker=marker, linestyle="", label=name)
+        axes.set_yscale("log")
+        axes.set_xlabel("bytes")
+        axes.set_ylabel("damage in nats")
+        axes.legend()
+
+
+def ranges_of_parts(
+    groups: Sequence[str], parts: Mapping[str, Sequence[tuple[float, float] | None]]
+) -> None:
+    """From the lowest to the highest value of each part, side by side in each group; None where a group has no such part.
+
+    >>> ranges_of_parts(["block 0"], {"3x3": [(-4.0, 6.0)], "identity": [None]})
+    """
+    width = 0.7 / len(parts)
+    with _picture(height=3.2) as axes:
+        axes.use_sticky_edges = False  # room below the lowest bar
+        for i, (name, ranges) in enumerate(parts.items()):
+            here = [(x, r) for x, r in enumerate(ranges) if r is not None]
+            axes.bar(
+                [x + (i - (len(parts) - 1) / 2) * width for x, _ in here],
+                [high - low for _, (low, high) in here],
+                0.85 * width,
+                [low for _, (low, _) in here],
+                label=name,
+                color=COLOURS[i],
+                hatch=("", "//", "..", "xx")[i % 4],
+                edgecolor="white",
+            )
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.set_xticks(range(len(groups)), groups)
+        axes.grid(visible=False, axis="x")
+        axes.set_ylabel("value")
+        axes.legend(ncols=len(parts), loc="lower left", bbox_to_anchor=(0, 1))

@@ -17,11 +17,14 @@ CHAPTERS = {
     "integer_layers": "A25 A27 A28 A54 B3 B6",
     "calibration": "A14 A15 A30 A31 A32 A33 A34 A38 A45 A47 B13 B15 B23 B40",
     "entropy": "A35 A36 A37 A48 B24 B39",
+    "ptq": "A14 A16 A17 A39 A45 A49 B2 B14 B15 B17 B20 B29 B35",
+    "data_free": "A14 A49",
+    "selective": "B16a B26a B26b B26c B43 B44 B45",
+    "deployment": "A10 A11 A50 A55 B2 B37 B42",
 }
 
 LATER = """
-A16 A39 A49 A55
-B14 B16a B16b B16c B17 B20 B25 B26a B26b B26c B29 B30 B31 B32 B35 B41 B42 B43 B44 B45
+B16b B16c B25 B30 B31 B32 B41
 """
 
 BY_CHAPTER = {chapter: tuple(ids.split()) for chapter, ids in CHAPTERS.items()}

@@ -16,6 +16,10 @@ NOT_COMPARED = {
     ("low_precision", "# not compared: times depend on the machine"),
     ("roofline", "# not compared: times depend on the machine"),
     ("beyond_uniform", "# not compared: ratios of times depend on the machine"),
+    ("ptq", "# not compared: a value next to the border of two codes falls as the kernels round"),
+    ("data_free", "# not compared: a value next to the border of two codes falls as the kernels round"),
+    ("selective", "# not compared: a value next to the border of two codes falls as the kernels round"),
+    ("deployment", "# not compared: times depend on the machine"),
 }
 
 # What would make nbval look away. Only nbval-ignore-output is allowed, as a tag, with a row above.

@@ -117,8 +117,9 @@ def test_readme_names_every_target() -> None:
         assert f"make {target}" in readme
 
 
-def test_readme_python_runs() -> None:
-    """The first Python block of the README: its comments say what it prints."""
+def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python blocks of the README: their comments say what they print."""
+    monkeypatch.chdir(tmp_path)  # they write files
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf8"), re.DOTALL)
     assert blocks
     for block in blocks:
