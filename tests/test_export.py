@@ -735,3 +735,86 @@ def test_the_model_is_left_as_it_was(path):
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     with pytest.raises(FileNotFoundError):
         to_onnx(model, path.parent / "nowhere" / "x.onnx", torch.randn(2, 1, 5, 5))
+
+
+@pytest.mark.parametrize(("low", "high"), [(-8.0, 7.0), (-7.0, 8.0), (-9.0, 6.0), (-1.0, 14.0)])
+def test_affine_weights_of_four_bits_may_not_fit_int4(low, high, path):
+    """On a grid of step 1 with 16 codes from ``low`` to ``high``, the file has ``q - z``: from low to high.  INT4 ends
+    at -8 and 7; beyond, a wider type is needed, or 8 becomes -8."""
+    model = nn.Linear(2, 1, bias=False)
+    model.weight.data = torch.tensor([[low, high]])
+    recipe = Recipe(weights=Scheme(4, symmetric=False), activations=None)
+    to_onnx(quantize(model, [], recipe, progress=False), path, torch.eye(2))
+    for level in LEVELS:
+        assert run(path, torch.eye(2), level=level)[0].flatten().tolist() == [low, high]
+
+
+def agrees(function, x, path, atol=1e-5):
+    """The file computes what torch does, for the batch of the example and for another one."""
+    model = Calls(function).eval()
+    to_onnx(model, path, x)
+    for inputs in (x, x[:1]):
+        assert torch.allclose(run(path, inputs, level="ORT_DISABLE_ALL")[0], function(inputs), atol=atol)
+
+
+@pytest.mark.parametrize("correction", [0, 1, 2])
+@pytest.mark.parametrize("method", [torch.var, torch.std])
+def test_a_variance_divides_by_the_count_less_its_correction(method, correction, path):
+    """``sum (x - mean)^2 / (n - correction)``."""
+    agrees(lambda x: method(x, dim=1, correction=correction), torch.arange(15.0).view(3, 5) ** 1.5, path)
+
+
+@pytest.mark.parametrize("scale", [None, 0.1, 2.0])
+def test_attention_takes_the_scale_it_is_given(scale, path):
+    """``softmax(scale q k^T) v``, with ``1 / sqrt(d)`` if none is given."""
+    torch.manual_seed(0)
+    agrees(lambda x: F.scaled_dot_product_attention(x, x + 1, x * 2, scale=scale), torch.randn(2, 3, 5, 4), path)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 5), (3, 4, 5, 6)])
+@pytest.mark.parametrize("kind", [nn.Softmax, nn.LogSoftmax])
+@pytest.mark.filterwarnings("ignore:Implicit dimension choice")
+def test_a_softmax_without_an_axis_takes_the_one_torch_takes(kind, shape, path):
+    """Axis 0 of values with 1 or 3 axes, else axis 1.  Axis 0 is that of the batch: it is compared for one batch."""
+    torch.manual_seed(0)
+    x, model = torch.randn(shape), kind(dim=None)
+    to_onnx(model, path, x)
+    assert torch.allclose(run(path, x, level="ORT_DISABLE_ALL")[0], model(x), atol=1e-6)
+
+
+def test_dilated_pooling_may_hang_over(path):
+    """In ceil mode a window of k places, d apart, reaches ``d (k - 1) + 1``: padding makes up for what it hangs over."""
+    torch.manual_seed(0)
+    pool = nn.MaxPool2d(2, 2, dilation=3, ceil_mode=True)
+    x = -1 - torch.rand(2, 3, 9, 8)  # so that zeros would be the largest
+    to_onnx(pool, path, x)
+    assert torch.equal(run(path, x, level="ORT_DISABLE_ALL")[0], pool(x))
+
+
+@pytest.mark.parametrize("eps", [None, 1e-3])
+def test_the_root_of_a_mean_square_has_torchs_own_epsilon(eps, path):
+    """``x / sqrt(mean(x^2) + eps)``: where x is as small as ``sqrt(eps)``, eps decides.  None is that of float32."""
+    torch.manual_seed(0)
+    x, norm = 3e-4 * torch.randn(2, 6), nn.RMSNorm(6, eps)
+    to_onnx(norm, path, x)
+    assert torch.allclose(run(path, x, level="ORT_DISABLE_ALL")[0], norm(x), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+def test_a_scale_that_is_computed_anew_is_that_of_the_sizes(recompute, path):
+    """5 places at 1.5 give 7: places lie ``1 / 1.5`` apart, or, computed anew, ``5 / 7``."""
+    torch.manual_seed(0)
+    agrees(
+        lambda x: F.interpolate(
+            x, scale_factor=1.5, mode="bilinear", recompute_scale_factor=recompute, align_corners=False
+        ),
+        torch.randn(2, 3, 5, 5),
+        path,
+    )
+
+
+@pytest.mark.parametrize("bound", [-0.5, 0.5, 1.5])
+def test_integers_are_compared_with_fractions_as_real_numbers(bound, path):
+    """``0 > -0.5``, though -0.5 as an integer is 0."""
+    x = torch.tensor([[-1.0, 0.0, 1.0, 2.0]]).repeat(3, 1)
+    agrees(lambda x: (x.long() > bound).float() + 2 * (x.long() <= bound).float(), x, path)

@@ -1606,3 +1606,37 @@ def test_equalization_and_correction_on_a_gpu():
     assert furthest(equal(images), model(images)) <= 1e-4
     for corrected in (correct_bias(equal, max_int4), correct_bias(absorb_bias(equal), max_int4, [images])):
         assert all(t.is_cuda for t in corrected.state_dict().values())
+
+
+class Behind(nn.Module):
+    """A convolution, what a function makes of it, and a layer."""
+
+    def __init__(self, function, layer):
+        super().__init__()
+        self.conv, self.norm, self.function, self.layer = nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), function, layer
+
+    def forward(self, x):
+        return self.layer(self.function(self.norm(self.conv(x))))
+
+
+def test_only_the_whole_map_flattened_keeps_channels_apart():
+    """N C H W as N (C H W): a Linear reads H W places of each channel in a row.  Not so of N (C H) W, nor if another
+    axis than the batch comes first."""
+    assert len(chains(Behind(nn.Flatten(), nn.Linear(32, 3)).eval())) == 1
+    assert chains(Behind(nn.Flatten(1, 2), nn.Linear(4, 3)).eval()) == ()
+    assert len(chains(Behind(lambda y: y.view(y.size(0), -1), nn.Linear(32, 3)).eval())) == 1
+    assert chains(Behind(lambda y: y.view(y.size(1), -1), nn.Linear(32, 3)).eval()) == ()
+
+
+def test_images_put_one_after_another_have_no_more_channels():
+    """``cat`` joins along axis 0, the batch, unless told otherwise."""
+    assert "layer" in input_means(Behind(lambda y: torch.cat((y, y + y), 1), nn.Conv2d(4, 3, 1)))
+    assert "layer" not in input_means(Behind(lambda y: torch.cat((y, y + y)), nn.Conv2d(2, 3, 1)))
+
+
+def test_the_spread_of_averages_is_not_that_of_values():
+    """Averages of n values that are independent have ``sigma / sqrt(n)``; how dependent these are, nobody knows.  So
+    the mean behind the ReLU of an average is unknown, that of the average itself is not."""
+    pool = nn.AvgPool2d(2)
+    assert "layer" in input_means(Behind(pool, nn.Conv2d(2, 3, 1)))
+    assert "layer" not in input_means(Behind(nn.Sequential(pool, nn.ReLU()), nn.Conv2d(2, 3, 1)))

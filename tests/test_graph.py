@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
 from torch.utils._pytree import tree_leaves
 
+from quantcourse.fold import chains
 from quantcourse.graph import WEIGHTED, trace
 from quantcourse.models import NAMES, backbone, load
 
@@ -1040,3 +1041,99 @@ def test_refused_uses():
         graph.placed(keep_float=["fc"])
     with pytest.raises(ValueError, match="node: need one that calls a module, got output"):
         graph.layer(graph.nodes[-1])
+
+
+class Calls(nn.Module):
+    """A layer, and what a function makes of it."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.layer, self.function = nn.Linear(3, 4), function
+
+    def forward(self, x):
+        return self.function(self.layer(x))
+
+
+def fused(graph):
+    return [(node.op, node.activation) for node in graph.nodes[1:-1]]
+
+
+@pytest.mark.parametrize("low", [-6.0, -1.0, 0.0, 1.0])
+@pytest.mark.parametrize("high", [None, 1.0, 6.0, 7.0, 100.0])
+@pytest.mark.parametrize("form", [torch.clamp, lambda y, low, high: y.clip(low, high)])
+def test_only_a_clamp_from_zero_is_an_activation(low, high, form):
+    """``relu(y) = max(y, 0)``, ``relu6(y) = min(max(y, 0), 6)``; every other clamp is another function."""
+    model = Calls(lambda y: form(y, low, high))
+    graph, x = trace(model), 20 * torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(graph.run([x]), model(x))
+    activation = {(0.0, None): "relu", (0.0, 6.0): "relu6"}.get((low, high))
+    assert fused(graph) == ([("linear", activation)] if activation else [("linear", None), ("float", None)])
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1, 6), (-1, 1), (0, 1), (0, 6)])
+def test_a_hardtanh_has_the_bounds_that_torch_gives_it(low, high):
+    """Its own are -1 and 1, each where no other is given."""
+    given = {name: v for name, v, own in (("min_val", low, -1), ("max_val", high, 1)) if v != own}
+    model = Calls(lambda y: functional.hardtanh(y, **given))
+    graph, x = trace(model), 20 * torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(graph.run([x]), model.layer(x).clamp(low, high))
+
+
+def test_of_two_activations_in_a_row_one_is_fused():
+    """``relu(relu6(y))`` stops at 6: as one node it would have to be a ReLU6, and no channel of it can be scaled."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU6(), nn.ReLU(), nn.Linear(4, 2))
+    assert fused(trace(model)) == [("linear", "relu6"), ("relu", None), ("linear", None)]
+    assert [pair.activation for pair in chains(model)] == ["relu6"]
+
+
+@pytest.mark.parametrize("dims", [(2, 3), (-1, -2), (1, 2), (1, 3), (0, 1), (-3, -2), (-2, 3), (1, -1)])
+@pytest.mark.parametrize("keepdim", [True, False])
+def test_a_mean_over_other_axes_than_height_and_width_is_no_pooling(dims, keepdim):
+
+    class Mean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(2, 3, 1)
+
+        def forward(self, x):
+            return self.layer(x).mean(dims, keepdim=keepdim)
+
+    model, x = Mean(), torch.randn(2, 2, 4, 5, generator=torch.Generator().manual_seed(0))
+    result, expected = trace(model).run([x]), model(x)
+    assert result.shape == expected.shape
+    assert torch.allclose(result, expected, atol=1e-6)
+
+
+def test_arguments_of_a_transposed_convolution_come_in_torchs_order():
+    """stride, padding, output_padding, groups, dilation; of a convolution, dilation comes before groups."""
+
+    class Functions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.spread = nn.Parameter(torch.randn(4, 3, 3, 3))
+            self.gather = nn.Parameter(torch.randn(2, 3, 3, 3))
+
+        def forward(self, x):
+            y = functional.conv_transpose2d(x, self.spread, None, 2, 1, 1, 2, 1)
+            return y, functional.conv2d(y, self.gather, None, 1, 2, 2, 2)
+
+    torch.manual_seed(0)
+    model, x = Functions(), torch.randn(2, 4, 5, 5)
+    graph = trace(model)
+    assert [node.op for node in graph.layers()] == ["conv_transpose", "conv"]
+    for ours, theirs in zip(graph.run([x]), model(x), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_an_element_counted_from_the_end_may_be_one_counted_from_the_start():
+    """``y[-1]`` is ``y[0]`` if there is one alone: what is changed in place there must not be read unchanged here."""
+
+    def function(y, i):
+        first, other = y[0], y[i]
+        first.mul_(2)
+        return other
+
+    with pytest.raises(ValueError, match="mul in place on a value that shares memory"):
+        trace(Calls(lambda y: function(y, -1)))
+    model, x = Calls(lambda y: function(y, 1)), torch.ones(2, 3)
+    assert torch.equal(trace(model).run([x]), model.layer(x)[1])

@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
 from quantcourse import data, models
-from quantcourse.affine import INT8, choose_qparams, fake_quantize
+from quantcourse.affine import INT8, QParams, choose_qparams, fake_quantize
 from quantcourse.graph import WEIGHTED, trace
 from quantcourse.metrics import sqnr
 from quantcourse.ptq import Override, QuantizedModel, Recipe, Scheme, quantize, quantize_each
@@ -1244,3 +1244,23 @@ def test_trace_of_a_quantized_net_matches_that_of_the_float_one():
         model, inputs = network(name)
         labels = [node.label for node in trace(model).nodes]
         assert [node.label for node in quantize(model, [inputs], progress=False).graph.nodes] == labels
+
+
+@pytest.mark.parametrize("one_sided", [True, False])
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("bits", [3, 4])
+def test_the_range_of_least_squared_error_is_that_of_the_codes_there_are(bits, signed, one_sided):
+    """A symmetric grid has ``2^(b-1) - 1`` codes above zero if codes or values have both signs, and ``2^b - 1`` if
+    neither has.  Of all steps, tried one by one, none has an error that is much smaller than the one chosen."""
+    x = torch.randn(20_000, generator=torch.Generator().manual_seed(0))
+    x = x.abs() if one_sided else x
+    scheme = Scheme(bits, signed=signed, observer="mse")
+    qp = scheme.qparams(scheme.watcher(None).observe(x))
+
+    def error(scale):
+        grid = QParams(torch.as_tensor(scale, dtype=torch.float32), qp.zero_point, qp.dtype)
+        return float((fake_quantize(x, grid) - x).square().mean())
+
+    largest = float(x.abs().max()) / (2 ** (bits - 1) - 1)
+    best = min(error(largest * i / 200) for i in range(10, 201))
+    assert error(qp.scale) <= 1.05 * best
