@@ -23,9 +23,8 @@ says so in its line; none is needed by the rest of the course: ``pip install onn
 
 Columns: the accuracy lost, in points, the mean over ``--seeds`` trained networks of each kind, with the standard error of a
 cluster bootstrap over the original images, and the worst seed.  ``ours - theirs``: what quantcourse keeps more, paired
-image by image.  The last lines compare with the best peer of each setting, which the course requires to be matched.  They
-name the settings in which it is more than two standard errors ahead.  The best of six peers in 18 settings is that by chance
-now and then: look there at other images, with ``--validation``.  The exit status is 1 if it is more than three ahead.
+image by image.  The last lines compare with the best peer of each line, which the course requires to be matched: less than
+two standard errors behind.  The exit status is 1 if it is not so.
 """
 
 import argparse
@@ -53,7 +52,7 @@ SETTINGS = {"W8A8": (8, 8), "W4A8": (4, 8), "W4A4": (4, 4)}
 WEIGHTS = Scheme(granularity="channel", observer="mse")
 VALUES = Scheme(symmetric=False, signed=False, observer="mse")
 OURS = {
-    "W8A8": Recipe.preset("int8"),
+    "W8A8": replace(Recipe.preset("int8"), bias_correction=True),
     "W4A8": replace(Recipe.preset("w4a8"), first_last="alike"),
     "W4A4": Recipe(replace(WEIGHTS, bits=4), replace(VALUES, bits=4), bias_correction=True),
 }
@@ -84,7 +83,7 @@ def main() -> int:
     heading = f"{'net':12}{'setting':9}{'who':28}{'points lost':>16}{'worst':>8}{'ours - theirs':>18}"
     print(heading)
     print("-" * len(heading))
-    behind: dict[str, bool] = {}
+    behind = []
     for net in options.nets:
         floats = [right(model, judge) for model in (models.load(net, seed) for seed in range(options.seeds))]
         print(f"{net:12}{'float':9}{f'{100 * mean(floats).mean():.2f} % right':>44}")
@@ -98,10 +97,9 @@ def main() -> int:
                     best = max(best or (found, who), (found, who), key=lambda item: float(mean(item[0]).mean()))
             if best is not None:
                 difference, error = paired_difference(mean(ours), mean(best[0]), judge[2])
-                if difference < -2 * error:
-                    behind[f"{net} {setting}: {best[1]}"] = difference < -3 * error
+                behind += [] if difference >= -2 * error else [f"{net} {setting}: {best[1]}"]
     print(f"\nMore than two standard errors behind the best peer: {', '.join(behind) or 'nowhere'}.")
-    return 1 if any(behind.values()) else 0
+    return 1 if behind else 0
 
 
 def results(
