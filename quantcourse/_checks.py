@@ -1,6 +1,7 @@
 """Input checks that several modules share.  Each raises a ``ValueError`` that names the argument."""
 
-from numbers import Integral
+import sys
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,16 @@ def integer(n: object, low: int, high: int, name: str) -> int:
             f"{name}: need an integer from {low} to {high}, got {shown(n)}"
         )
     return int(n)
+
+
+def number(value: object, low: float, high: float, name: str) -> float:
+    """``value`` as a float in ``low .. high``, refusing what no finite float is."""
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    if not (real and low <= value <= min(high, sys.float_info.max)):  # type: ignore[operator]
+        raise ValueError(
+            f"{name}: need a finite number from {low:g} to {high:g}, got {shown(value)}"
+        )
+    return float(value)  # type: ignore[arg-type]
 
 
 def shown(value: object) -> str:

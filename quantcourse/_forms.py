@@ -506,14 +506,17 @@ def as_convolution(norm: nn.BatchNorm2d) -> nn.Conv2d:
         layer = nn.Conv2d(channels, channels, 1, groups=channels)
     weight, bias = factor.to(kind).view(-1, 1, 1, 1), (beta - mean * factor).to(kind)
     layer.weight, layer.bias = _as_parameter(weight), _as_parameter(bias)
-    return layer.eval()
+    trained = norm.weight is not None and norm.weight.requires_grad
+    return layer.requires_grad_(trained).eval()
 
 
-def norm_constants(norm: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """For each channel in float64: a batch norm computes ``(y - mean) factor + beta``."""
-    mean, var = norm.running_mean.double(), norm.running_var.double()
-    gamma = torch.ones_like(mean) if norm.weight is None else norm.weight.double()
-    beta = torch.zeros_like(mean) if norm.bias is None else norm.bias.double()
+def norm_constants(
+    norm: Any, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor]:
+    """For each channel: a batch norm computes ``(y - mean) factor + beta``."""
+    mean, var = norm.running_mean.to(dtype), norm.running_var.to(dtype)
+    gamma = torch.ones_like(mean) if norm.weight is None else norm.weight.to(dtype)
+    beta = torch.zeros_like(mean) if norm.bias is None else norm.bias.to(dtype)
     return mean, gamma / torch.sqrt(var + norm.eps), beta
 
 

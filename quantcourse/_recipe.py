@@ -15,9 +15,12 @@ import tomli_w
 
 from quantcourse import calibrate
 from quantcourse._checks import integer, one_of, shown
-from quantcourse.affine import IntType, QParams, Rounding
+from quantcourse.affine import INT2_NARROW, IntType, QParams, Rounding
 from quantcourse.calibrate import Observer
 from quantcourse.graph import WEIGHTED, Graph, Node
+
+SIGNS = INT2_NARROW
+"""What signs are kept as: its codes -1 and 1, without 0."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,9 @@ class Scheme:
 
     Args:
         bits: 1 to 16.
-        symmetric: whether the grid is centred on zero.
+        symmetric: whether the grid is centred on zero.  With one bit, which leaves no
+            code for zero, it is the sign times the mean magnitude (weights alone, and no
+            observer is used).
         signed: whether codes are.
         granularity: one scale for the ``"tensor"``, one for each ``"channel"``, or one
             for each group of so many inputs of an output (weights alone).
@@ -66,16 +71,22 @@ class Scheme:
         else:
             integer(self.granularity, 1, 2**31 - 1, "granularity")
         one_of(self.rounding, get_args(Rounding), "rounding")
-        if self.symmetric and self.bits == 1:
-            raise ValueError(
-                "symmetric: need at least 2 bits, a grid of one bit has no 0"
-            )
+        if self.binary and not self.signed:
+            raise ValueError("signed: need True for signs, symmetric codes of one bit")
         self.watcher(None)
+
+    @property
+    def binary(self) -> bool:
+        """Whether codes are signs, -1 and 1.
+
+        Source: Rastegari et al. 2016, XNOR-Net, arXiv 1603.05279, section 3.1.
+        """
+        return self.symmetric and self.bits == 1
 
     @property
     def dtype(self) -> IntType:
         """The integers that codes are taken from."""
-        return IntType(self.bits, self.signed)
+        return SIGNS if self.binary else IntType(self.bits, self.signed)
 
     def watcher(self, axis: int | None) -> Observer:
         """A new observer of this kind.
@@ -511,6 +522,11 @@ def _check_scheme(scheme: Scheme, kind: str) -> None:
     """Refuse what makes sense for the other kind alone."""
     if kind == "weights" and scheme.dynamic:
         raise ValueError("weights: need a static scheme, weights never change")
+    if kind == "activations" and scheme.binary:
+        raise ValueError(
+            "activations: need at least 2 bits for a symmetric grid; of one bit, "
+            "symmetric=False, signed=False gives 0 and one step"
+        )
     if kind == "activations" and not isinstance(scheme.granularity, str):
         raise ValueError(
             'activations: need granularity "tensor" or "channel", got groups of '

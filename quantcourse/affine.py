@@ -277,6 +277,24 @@ def choose_qparams(
             raise ValueError(f"{name}: need True or False, got {flag!r}")
     low, high = _range(low, high)
     _check_rank(low, axis, group_size, "low")
+    scale, zero_point = spread(low, high, dtype, symmetric, power_of_two)
+    return QParams(scale, zero_point, dtype, axis, group_size)
+
+
+def spread(
+    low: Tensor,
+    high: Tensor,
+    dtype: IntType,
+    symmetric: bool,
+    power_of_two: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """What ``choose_qparams`` computes, of float64 that it has checked.
+
+    Returns:
+        Scales in float32 and zero points in int32, of the shape of ``low``.
+
+    Chapter: *Affine and scale*: `choose_qparams` has an example.
+    """
     low, high = low.clamp(max=0), high.clamp(min=0)
     if symmetric:
         zero_point = _symmetric_zero_point(low, dtype)
@@ -289,9 +307,7 @@ def choose_qparams(
         # UINT8, at 127.5, must go to the even 128.
         exact = torch.where(scale == width / steps, low * steps / width, low / scale)
         zero_point = torch.round(dtype.min - exact)
-    return QParams(
-        scale.to(torch.float32), zero_point.to(torch.int32), dtype, axis, group_size
-    )
+    return scale.to(torch.float32), zero_point.to(torch.int32)
 
 
 def quantize(

@@ -163,13 +163,19 @@ class Graph:
             values: by name; those that ``node.inputs`` names are read.
 
         Returns:
-            A tensor, or whatever else the calls of the node compute.
+            A tensor, or whatever else the calls of the node compute; in the type of the
+            network, also under `torch.autocast`.
         """
         local = {name: values[name] for name in node.inputs}
-        for part in node.parts:
-            call = self._calls[part]
-            args, kwargs = _filled((call.args, call.kwargs), local)
-            local[part] = self._call(call, args, kwargs)
+        # In mixed precision, values would no longer be those that integers stand for.
+        with (
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False),
+        ):
+            for part in node.parts:
+                call = self._calls[part]
+                args, kwargs = _filled((call.args, call.kwargs), local)
+                local[part] = self._call(call, args, kwargs)
         return local[node.name]
 
     def run(

@@ -1255,3 +1255,243 @@ def ranges_of_parts(
         axes.grid(visible=False, axis="x")
         axes.set_ylabel("value")
         axes.legend(ncols=len(parts), loc="lower left", bbox_to_anchor=(0, 1))
+
+
+def staircase_and_means(
+    x: ArrayLike, stairs: ArrayLike, means: Mapping[str, ArrayLike]
+) -> None:
+    """Rounded values against values, and what they are on average under noises of some widths.
+
+    >>> staircase_and_means([0, 1], [0, 1], {"half a step": [0.2, 0.8]})
+    """
+    with _picture() as axes:
+        axes.plot(x, stairs, color="#888888", linestyle="-", label="rounded")
+        for (name, mean), colour, dashes in zip(
+            means.items(), COLOURS, _DASHES[1:] + _DASHES[:1], strict=False
+        ):
+            axes.plot(
+                x, mean, color=colour, linestyle=dashes, label=f"mean, noise {name}"
+            )
+        axes.set_xlabel("value in steps")
+        axes.set_ylabel("steps")
+        axes.legend()
+
+
+def training_of_one_weight(
+    runs: Mapping[str, tuple[Sequence[float], Sequence[float]]], target: float
+) -> None:
+    """The weight that learns and its rounded value in each step, a run beside the other; below, the loss of the rounded value.
+
+    >>> training_of_one_weight({"constant": ([0.2, 0.6], [0.0, 1.0])}, target=0.7)
+    """
+    with plt.rc_context(_STYLE):
+        figure, grid = plt.subplots(
+            2, len(runs), figsize=(7.2, 4.6), sharex=True, sharey="row", squeeze=False
+        )
+        figure.set_layout_engine("constrained")
+        for (name, (weights, rounded)), (above, below) in zip(
+            runs.items(), grid.T, strict=True
+        ):
+            steps = np.arange(len(weights))
+            codes = np.asarray(rounded, dtype=float)
+            above.step(
+                steps, codes, where="post", color=COLOURS[1], linestyle="-", linewidth=1
+            )
+            above.plot(steps, np.asarray(weights), color=COLOURS[0], linestyle="-")
+            above.axhline(target, color="#444444", linestyle=":", linewidth=1.2)
+            above.axhline(0.5, color=COLOURS[2], linestyle="--", linewidth=1.2)
+            above.set_title(name)
+            loss = (codes - target) ** 2 / 2
+            below.plot(steps, loss, ".", color=COLOURS[1], markersize=4)
+            below.set_xlabel("step")
+        grid[0, 0].set_ylabel("weight")
+        grid[1, 0].set_ylabel("loss")
+        for y, what, colour in (
+            (0.5, "border", COLOURS[2]),
+            (target, "wanted", "#444444"),
+        ):
+            grid[0, -1].annotate(
+                what,
+                (1.01, y),
+                xycoords=("axes fraction", "data"),
+                size=9,
+                color=colour,
+            )
+        plt.show()
+
+
+def ptq_and_qat() -> None:
+    """Two ways to one model of integers: what follows what, after training and with more training.
+
+    >>> ptq_and_qat()
+    """
+    rows = {
+        "PTQ": (1.25, ("float network", "fold, place,\ncalibrate", "codes")),
+        "QAT": (
+            0.0,
+            (
+                "float network",
+                "place, calibrate,\nbatch norms kept",
+                "train: round forward,\nstraight back",
+                "fold, codes",
+            ),
+        ),
+    }
+    with _picture(width=7.2, height=3.3) as axes:
+        axes.set_axis_off()
+        axes.set_xlim(-0.95, 4.5)
+        axes.set_ylim(-0.75, 1.95)
+
+        def box(x: float, y: float, text: str, colour: str) -> None:
+            corner = x - 0.44, y - 0.24
+            axes.add_patch(
+                FancyBboxPatch(
+                    corner,
+                    0.88,
+                    0.48,
+                    boxstyle="round,pad=0.03",
+                    facecolor="white",
+                    edgecolor=colour,
+                    linewidth=1.6,
+                )
+            )
+            axes.text(x, y, text, ha="center", va="center", size=7.5)
+
+        def arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
+            style = {"arrowstyle": "->", "color": "#444444"}
+            axes.annotate("", end, start, arrowprops=style)
+
+        for colour, (name, (y, steps)) in zip(COLOURS, rows.items(), strict=False):
+            axes.text(-0.93, y, name, weight="bold", va="center", color=colour)
+            for x, step in enumerate(steps):
+                box(x, y, step, colour)
+                if x:
+                    arrow((x - 0.53, y), (x - 0.47, y))
+        box(3.95, 0.62, "model of\nintegers", COLOURS[2])
+        arrow((2.47, 1.25), (3.46, 0.72))
+        arrow((3.3, 0.27), (3.48, 0.45))
+        for x, y, what in ((1, 1.25, "images"), (1, 0, "images")):
+            axes.text(x, y + 0.52, what, ha="center", style="italic", size=8)
+            arrow((x, y + 0.48), (x, y + 0.28))
+        axes.text(2, 0.52, "images, labels", ha="center", style="italic", size=8)
+        arrow((2, 0.48), (2, 0.28))
+        axes.annotate(
+            "",
+            (1.75, -0.28),
+            (2.25, -0.28),
+            arrowprops={
+                "arrowstyle": "->",
+                "color": "#444444",
+                "connectionstyle": "arc3,rad=-0.9",
+            },
+        )
+        axes.text(2, -0.68, "many steps", ha="center", size=8)
+
+
+def flips_of_codes(runs: Mapping[str, Sequence[int]]) -> None:
+    """How many codes of a layer change in each step of a training.
+
+    >>> flips_of_codes({"frozen": [9, 4, 0]})
+    """
+    with _picture() as axes:
+        for (name, flips), colour, marker in zip(
+            runs.items(), COLOURS, "o^sDv", strict=False
+        ):
+            axes.plot(
+                np.arange(1, len(flips) + 1),
+                np.asarray(flips),
+                marker=marker,
+                markersize=3.5,
+                linestyle="none",
+                color=colour,
+                label=name,
+            )
+        axes.set_xlabel("step")
+        axes.set_ylabel("codes that change")
+        axes.legend()
+
+
+def slopes_of_a_step(t: ArrayLike, slopes: Mapping[str, ArrayLike]) -> None:
+    """Derivatives of a quantizer's output by its step, against the value in steps, a curve each.
+
+    >>> slopes_of_a_step([-1.0, 0.2, 1.0], {"LSQ": [-1.0, -0.2, 1.0]})
+    """
+    with _picture(height=4) as axes:
+        for name, slope in slopes.items():
+            axes.plot(np.asarray(t), np.asarray(slope), label=name)
+        axes.set_xlabel("value in steps, v / s")
+        axes.set_ylabel("derivative by the step")
+        axes.legend()
+
+
+def learned_ends(paths: Mapping[str, Sequence[Sequence[float]]], best: float) -> None:
+    """Ends of a range while they are learned, several starts in one colour; a line marks the best end.
+
+    >>> learned_ends({"PACT": [[1.0, 1.5, 1.7], [3.0, 3.0, 3.0]]}, best=1.6)
+    """
+    with _picture(height=4) as axes:
+        for (name, starts), colour, dash in zip(
+            paths.items(), COLOURS, _DASHES, strict=False
+        ):
+            for k, ends in enumerate(starts):
+                label = name if k == 0 else None
+                axes.plot(ends, color=colour, linestyle=dash, label=label)
+        axes.axhline(best, color="black", linewidth=1, linestyle=":", label="best")
+        axes.set_xlabel("steps of gradient descent")
+        axes.set_ylabel("end of the range")
+        axes.legend(fontsize=9, loc="center right", bbox_to_anchor=(1, 0.75))
+
+
+def gains_of_trainings(gains: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """Differences in points, a row for each name and a dot for each training, with their mean; a colour and a marker for each group.
+
+    >>> gains_of_trainings({"bad": {"LSQ": [2.0, 3.0]}, "good": {"LSQ": [0.1, -0.2]}})
+    """
+    names = list(next(iter(gains.values())))
+    with _picture(height=1.2 + 0.45 * len(names)) as axes:
+        for k, ((group, rows), colour, marker) in enumerate(
+            zip(gains.items(), COLOURS, "os^D", strict=False)
+        ):
+            for i, name in enumerate(names):
+                height = i + 0.3 * (k - (len(gains) - 1) / 2)
+                values = np.asarray(rows[name], dtype=float)
+                axes.plot(
+                    values,
+                    np.full(len(values), height),
+                    marker=marker,
+                    color=colour,
+                    linestyle="none",
+                    markersize=5,
+                    alpha=0.7,
+                    label=group if i == 0 else None,
+                )
+                axes.plot(
+                    [values.mean()] * 2,
+                    [height - 0.14, height + 0.14],
+                    color=colour,
+                    linestyle="-",
+                    linewidth=2.5,
+                )
+        axes.axvline(0, color="black", linewidth=1, linestyle="-")
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("points more than with fixed scales")
+        axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), fontsize=9)
+
+
+def hours_of_processes(
+    processes: Sequence[int], hours: Mapping[str, Sequence[float]]
+) -> None:
+    """How long a job takes in so many processes, a curve each; both axes are logarithmic.
+
+    >>> hours_of_processes([1, 2, 4], {"500 images": [0.06, 0.03, 0.02]})
+    """
+    with _picture() as axes:
+        for (name, times), dash in zip(hours.items(), _DASHES, strict=False):
+            axes.plot(processes, times, linestyle=dash, marker=".", label=name)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xlabel("processes")
+        axes.set_ylabel("hours")
+        axes.legend()

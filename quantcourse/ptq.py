@@ -32,9 +32,23 @@ from tqdm import tqdm
 from quantcourse._calls import NORMS, copied, listed
 from quantcourse._forms import norm_constants
 from quantcourse._graph_json import as_json, from_json
-from quantcourse._recipe import Override, Plan, Recipe, Scheme, plan, recipes_of
+from quantcourse._recipe import (
+    SIGNS,
+    Override,
+    Plan,
+    Recipe,
+    Scheme,
+    plan,
+    recipes_of,
+)
 from quantcourse._tensor_checks import finite_floats
-from quantcourse.affine import IntType, QParams, dequantize, fake_quantize
+from quantcourse.affine import (
+    SMALLEST_NORMAL,
+    IntType,
+    QParams,
+    dequantize,
+    fake_quantize,
+)
 from quantcourse.affine import quantize as to_codes
 from quantcourse.calibrate import MinMax, Observer
 from quantcourse.fold import correct_along
@@ -51,6 +65,7 @@ __all__ = [
     "Report",
     "Row",
     "Scheme",
+    "float_network",
     "quantize",
     "quantize_each",
 ]
@@ -72,6 +87,7 @@ def quantize(
     batches: Iterable[Batch],
     recipe: "Recipe | str" = "int8",
     progress: bool = True,
+    observers: Mapping[str, Observer] | None = None,
 ) -> "QuantizedModel":
     """Quantize a network after its training.
 
@@ -88,6 +104,10 @@ def quantize(
             weights alone, without bias correction).
         recipe: or the name of a preset.
         progress: show a bar on stderr.
+        observers: by label, what was seen already of values with a quantizer, for example
+            merged from several machines that each watched ``float_network(model)``.
+            These values are not watched again, and their observers, of any kind, take
+            the place of the recipe's.
 
     Returns:
         The quantized model, on the device of ``model``.
@@ -95,7 +115,8 @@ def quantize(
     Raises:
         ValueError: for what can't be traced, or has no values (the meta device); for a
             batch that does not fit the network, or in which a value is NaN or infinite;
-            for no batch at all; for a recipe that names no layer of this network.
+            for no batch at all; for a recipe that names no layer of this network; for
+            observers of other values, of another granularity, or that saw nothing.
 
     Source: Jacob et al. 2018, arXiv 1712.05877, section 3; Krishnamoorthi 2018,
     arXiv 1806.08342, section 3.  Chapter: *Post-training quantization*.
@@ -106,7 +127,7 @@ def quantize(
     >>> tuple(quantized(images[:5]).shape), quantized.size()
     ((5, 10), 52846)
     """
-    (quantized,) = quantize_each(model, batches, [recipe], progress)
+    (quantized,) = quantize_each(model, batches, [recipe], progress, observers)
     return quantized
 
 
@@ -115,11 +136,12 @@ def quantize_each(
     batches: Iterable[Batch],
     recipes: Sequence[Recipe | str],
     progress: bool = True,
+    observers: Mapping[str, Observer] | None = None,
 ) -> Iterator["QuantizedModel"]:
     """One quantized model for each recipe, from one pass over the batches.
 
     Args:
-        model, batches, progress: as for ``quantize``.
+        model, batches, progress, observers: as for ``quantize``.
         recipes: at least one.
 
     Returns:
@@ -148,9 +170,11 @@ def quantize_each(
         for name, s in worked_out.activations.items()
         if not s.dynamic
     }
-    if not given and (wanted or any(r.bias_correction for r in chosen)):
+    seen = _seen_before({} if observers is None else observers, graph, wanted)
+    unseen = {key: scheme for key, scheme in wanted.items() if key not in seen}
+    if not given and (unseen or any(r.bias_correction for r in chosen)):
         raise ValueError("batches: need at least one to measure on, got none")
-    seen = _observe(graph, given, wanted, progress)
+    seen |= _observe(graph, given, unseen, progress)
     codes = _WeightCodes(graph)
     return (
         _assemble(worked_out, r, given, seen, codes)
@@ -184,23 +208,66 @@ def float_network(model: nn.Module) -> Graph:
                 f"model: need weights with values, {name} is on the meta device"
             )
     graph = trace(network.float().requires_grad_(False))
+    fold_into_layers(graph)
+    return graph
+
+
+@torch.no_grad()
+def fold_into_layers(graph: Graph) -> None:
+    """Fold batch norms into the layers before them, which get weights of their own.
+
+    Args:
+        graph: changed in place.
+
+    Raises:
+        ValueError: for weights that float32 can't hold.
+
+    Source: Jacob et al. 2018, arXiv 1712.05877, section 3.2, equation 14.
+    Chapter: *Post-training quantization*: `float_network` has an example.
+    """
     for node in graph.layers():
         layer: Any = graph.layer(node)
         weight, bias = outputs_first(layer).double(), layer.bias
-        for name in _norms(node, graph):
-            mean, factor, beta = norm_constants(graph.module.get_submodule(name))
-            weight *= factor.view(-1, *[1] * (weight.dim() - 1))
-            bias = (
-                (0.0 if bias is None else bias.double()) * factor + beta - mean * factor
-            )
+        for name in norms_of(node, graph):
+            weight, bias = folded(weight, bias, graph.module.get_submodule(name))
             graph.module.set_submodule(name, nn.Identity())
         _set_parameter(layer, "weight", as_layer_has_it(weight, layer), node)
         if bias is not None:
             _set_parameter(layer, "bias", bias, node)
-    return graph
 
 
-def _norms(node: Node, graph: Graph) -> list[str]:
+def folded(
+    weight: Tensor, bias: Tensor | None, norm: nn.Module
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias that do what a layer and the batch norm behind it do.
+
+    ``w gamma / sigma`` and ``beta + (b - mu) gamma / sigma``, with the running mean mu and
+    ``sigma = sqrt(var + eps)``.
+
+    Args:
+        weight, bias: of the layer, outputs first.
+        norm: the batch norm.
+
+    Returns:
+        Both in the type of ``weight``; gradients go through.
+
+    Source: Jacob et al. 2018, arXiv 1712.05877, section 3.2, equation 14.
+    Chapter: *Post-training quantization*.
+
+    >>> norm = nn.BatchNorm1d(1, eps=0.0)
+    >>> norm.running_var.fill_(4.0), norm.running_mean.fill_(1.0)
+    (tensor([4.]), tensor([1.]))
+    >>> weight, bias = folded(torch.tensor([[6.0]]), None, norm)
+    >>> weight.item(), bias.item()
+    (3.0, -0.5)
+    """
+    mean, factor, beta = norm_constants(norm, weight.dtype)
+    centre = -mean if bias is None else bias.to(weight.dtype) - mean
+    wide = weight * factor.view(-1, *[1] * (weight.dim() - 1))
+    return wide, torch.addcmul(beta, centre, factor)
+
+
+def norms_of(node: Node, graph: Graph) -> list[str]:
     """The dotted names of the batch norms in a node."""
     calls = {call.name: call for call in graph.module.graph.nodes}
     names = [
@@ -249,6 +316,35 @@ def _checked(batches: Iterable[Batch], graph: Graph) -> list[tuple[Any, ...]]:
 
 
 Key = tuple[str, str, str | int]  # node, observer, granularity
+
+
+def _seen_before(
+    observers: Mapping[str, Observer], graph: Graph, wanted: Mapping[Key, Scheme]
+) -> dict[Key, Observer]:
+    """The observers that were given, for the values that want one."""
+    if not isinstance(observers, Mapping):
+        got = type(observers).__name__
+        raise ValueError(f"observers: need a dict of labels and observers, got a {got}")
+    labels = {key: graph[key[0]].label for key in wanted}
+    for label, observer in observers.items():
+        what = f"observers[{label!r}]"
+        if label not in labels.values():
+            names = ", ".join(dict.fromkeys(labels.values()))
+            raise ValueError(f"{what}: need labels of values to observe: {names}")
+        if not isinstance(observer, Observer):
+            raise ValueError(f"{what}: need an observer, got {observer!r}")
+        try:
+            observer.range()
+        except ValueError as error:
+            raise ValueError(f"{what}: {error}") from error
+    found = {key: observers[name] for key, name in labels.items() if name in observers}
+    for key, observer in found.items():
+        if (observer.axis is None) != (wanted[key].granularity == "tensor"):
+            raise ValueError(
+                f"observers[{labels[key]!r}]: need granularity "
+                f"{wanted[key].granularity!r} as in the recipe, got axis={observer.axis}"
+            )
+    return found
 
 
 @torch.no_grad()
@@ -345,12 +441,13 @@ def weight_codes(weight: Tensor, scheme: Scheme) -> tuple[Tensor, QParams]:
     """
     weight = finite_floats(weight, "weight").detach().to(torch.float32)
     if scheme.granularity == "tensor":
-        qp = scheme.qparams(scheme.watcher(None).observe(weight))
-        return to_codes(weight, qp, scheme.rounding), qp
+        qp = _of_rows(weight.reshape(1, -1), scheme)
+        qp = QParams(qp.scale[0], qp.zero_point[0], scheme.dtype)
+        return codes_on(weight, qp, scheme), qp
     flat = weight.flatten(1)
     if scheme.granularity == "channel":
         qp = _of_rows(flat, scheme)
-        return to_codes(weight, qp, scheme.rounding), qp
+        return codes_on(weight, qp, scheme), qp
     size = int(scheme.granularity)
     if flat.shape[1] % size:
         raise ValueError(
@@ -361,11 +458,27 @@ def weight_codes(weight: Tensor, scheme: Scheme) -> tuple[Tensor, QParams]:
     shape = (len(flat), flat.shape[1] // size)
     scale, zero_point = rows.scale.view(shape), rows.zero_point.view(shape)
     qp = QParams(scale, zero_point, scheme.dtype, axis=1, group_size=size)
-    return to_codes(flat, qp, scheme.rounding), qp
+    return codes_on(flat, qp, scheme), qp
+
+
+def codes_on(weight: Tensor, qp: QParams, scheme: Scheme) -> Tensor:
+    """Codes of a weight on a grid that is known; of one bit, its signs.
+
+    Source of the signs: Rastegari et al. 2016, arXiv 1603.05279, section 3.1.
+
+    Chapter: *Post-training quantization*: `weight_codes` has an example.
+    """
+    if scheme.binary:
+        return torch.where(weight < 0, -1, 1).to(scheme.dtype.storage)
+    return to_codes(weight, qp, scheme.rounding)
 
 
 def _of_rows(rows: Tensor, scheme: Scheme) -> QParams:
     """A scale for each row; so many at a time that histograms fit into memory."""
+    if scheme.binary:
+        # A row of zeros has no scale; the smallest changes nothing.
+        mean = rows.abs().mean(1).clamp(min=SMALLEST_NORMAL)
+        return QParams(mean, torch.zeros_like(mean).int(), scheme.dtype, axis=0)
     parts = [
         scheme.qparams(scheme.watcher(0).observe(part))
         for part in torch.split(rows, ROWS_AT_ONCE)
@@ -377,7 +490,7 @@ def _of_rows(rows: Tensor, scheme: Scheme) -> QParams:
 
 def outputs_first(layer: Any) -> Tensor:
     """The weight of a layer with one index of axis 0 for each output."""
-    weight: Tensor = layer.weight.detach()
+    weight: Tensor = layer.weight
     transposed = getattr(layer, "transposed", False)
     return _sides_swapped(weight, layer.groups) if transposed else weight
 
@@ -418,35 +531,65 @@ def _assemble(
             layer.weight = nn.Parameter(real_weight(q, qp, layer), requires_grad=False)
         columns = list(zip(*batches, strict=True))
         correct_along(exact, graph, made.keys(), columns)
+    return assembled(
+        (exact, graph),
+        recipe,
+        {name: (*made[name], scheme) for name, scheme in plan.weights.items()},
+        quantizers,
+        batches[0] if batches else None,
+    )
+
+
+@torch.no_grad()
+def assembled(
+    graphs: tuple[Graph, Graph],
+    recipe: Recipe,
+    made: Mapping[str, "_Made"],
+    quantizers: Mapping[str, "Quantizer"],
+    batch: tuple[Any, ...] | None,
+) -> "QuantizedModel":
+    """A model of codes and quantizers; biases get their codes here.
+
+    Args:
+        graphs: the network in floats, which the report compares with, and another of
+            the same nodes, with the biases to quantize, which becomes the model's own.
+        recipe: what it was made by.
+        made: by node, the codes of its weight, what they stand for, and the scheme.
+        quantizers: by node, of values.
+        batch: what the report measures on, None: nothing.
+
+    Chapter: *Post-training quantization*: `quantize` has an example.
+    """
+    exact, graph = graphs
     weights = {}
-    for name, (q, qp) in made.items():
+    for name, codes in made.items():
         node = graph[name]
         source = graph[node.inputs[0]].scale_of if node.integer else None
         before = quantizers[source].qp if source is not None else None
         weight = outputs_first(exact.layer(node))
         bias: Any = graph.layer(node).bias
-        weights[name] = _codes_of(weight, bias, (q, qp), plan.weights[name], before)
+        weights[name] = _codes_of(weight, bias, codes, before)
     model = QuantizedModel(graph, recipe, weights, quantizers)
-    if batches:
-        model.measured_on = exact, batches[0]
+    if batch is not None:
+        model.measured_on = exact, batch
     return model
 
 
+_Made = tuple[Tensor, QParams, Scheme]
+
+
 def _codes_of(
-    weight: Tensor,
-    floats: Tensor | None,
-    made: tuple[Tensor, QParams],
-    scheme: Scheme,
-    before: QParams | None,
+    weight: Tensor, floats: Tensor | None, made: _Made, before: QParams | None
 ) -> "Codes":
     """The codes of a layer; its bias gets some if its products have one known scale."""
-    q, qp = made
+    q, qp, scheme = made
     known = before is not None and before.axis is None and qp.group_size is None
     bias = None
     if before is not None and known and floats is not None:
         wide = _with_room(qp, floats, before)
         if wide is not qp:
-            q, qp = to_codes(weight, wide, scheme.rounding), wide
+            # Groups have no bias in codes, so the weight has the shape of its codes.
+            q, qp = codes_on(weight, wide, scheme), wide
         bias = quantize_bias(floats, before, qp)
     return Codes(q, qp, bias)
 
@@ -501,9 +644,14 @@ class Codes(nn.Module):
             self.scale, self.zero_point, self.dtype, self.axis, self.group_size
         )
 
+    @property
+    def bits(self) -> int:
+        """What a code takes: one bit for signs, which are -1 and 1 of a narrow type."""
+        return 1 if self.dtype == SIGNS else self.dtype.bits
+
     def bytes(self) -> int:
         """Codes at their bits, scales in 4 bytes, zero points at the codes' bits."""
-        bits = self.dtype.bits
+        bits = self.bits
         biases = 0 if self.bias is None else 4 * self.bias.numel()
         return (
             _packed(self.codes, bits)
@@ -519,12 +667,13 @@ class Codes(nn.Module):
             "group_size": self.group_size,
             "bits": self.dtype.bits,
             "signed": self.dtype.signed,
+            "narrow": self.dtype.narrow,
         }
 
     @classmethod
     def rebuilt(cls, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """Undo ``record``."""
-        dtype = IntType(record["bits"], record["signed"])
+        dtype = IntType(record["bits"], record["signed"], record.get("narrow", False))
         scale, zero_point = tensors["scale"], tensors["zero_point"]
         qp = QParams(scale, zero_point, dtype, record["axis"], record["group_size"])
         return cls(tensors["codes"], qp, tensors.get("bias"))
@@ -599,7 +748,7 @@ def _packed(t: Tensor, bits: int) -> int:
     return -(-t.numel() * bits // 8)
 
 
-class _Modules(nn.ModuleDict, Generic[M]):
+class Modules(nn.ModuleDict, Generic[M]):
     """A dict of modules of one class."""
 
     def __init__(self, modules: Mapping[str, M]) -> None:
@@ -643,8 +792,8 @@ class QuantizedModel(nn.Module):
         super().__init__()
         self.graph, self.recipe = graph, recipe
         self.network = graph.module
-        self.weights = _Modules(weights)
-        self.quantizers = _Modules(quantizers)
+        self.weights = Modules(weights)
+        self.quantizers = Modules(quantizers)
         self.measured_on: tuple[Graph, tuple[Any, ...]] | None = None
         self._realize()
         self.register_load_state_dict_post_hook(_realize_again)  # type: ignore[no-untyped-call]
@@ -680,29 +829,13 @@ class QuantizedModel(nn.Module):
         return super().train(False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        if fn(torch.zeros(())).dtype != torch.float32:
-            raise ValueError(
-                "dtype: a quantized model computes in float32, got another"
-            )
+        need_float32(fn)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def step(self, node: Node, values: Values) -> Any:
         """The value of one node, as fake quantization computes it."""
-        if node.integer:
-            values = {name: self._read(name, values) for name in node.inputs}
-        value = self.graph.compute(node, values)
-        # ReLU6 alone may stop between two codes.
-        if node.integer and (node.quantizer or node.op == "relu6"):
-            return self.quantizers[str(node.scale_of)](value)
-        return value
-
-    def _read(self, name: str, values: Values) -> Any:
-        """A value as integers see it: one computed in float meets its quantizer here."""
-        source = self.graph[name]
-        if source.integer or source.scale_of is None:
-            return values[name]
-        return self.quantizers[source.scale_of](values[name])
+        return on_grids(self.graph, self.quantizers, node, values)
 
     def input_quantizer(self, node: Node) -> Quantizer | None:
         """The quantizer of the values that a layer reads, None if it reads floats."""
@@ -823,7 +956,7 @@ class QuantizedModel(nn.Module):
             yield Row(
                 node.label,
                 node.op + (f"+{node.activation}" if node.activation else ""),
-                codes.dtype.bits if codes else None,
+                codes.bits if codes else None,
                 quantizer.scheme.bits if quantizer else None,
                 low,
                 high,
@@ -980,6 +1113,42 @@ class QuantizedModel(nn.Module):
             if codes.bias is not None and before is not None:
                 step = before.scale.double() * codes.scale.double()  # type: ignore[union-attr]
                 _put_buffer(layer, "bias", (codes.bias * step).to(torch.float32))
+
+
+def need_float32(fn: Callable[[Tensor], Tensor]) -> None:
+    """Refuse a change of all tensors of a model that changes their type."""
+    if (dtype := fn(torch.zeros(())).dtype) != torch.float32:
+        raise ValueError(f"dtype: need float32 in a quantized model, got {dtype}")
+
+
+def on_grids(
+    graph: Graph, quantizers: nn.ModuleDict, node: Node, values: Values
+) -> Any:
+    """The value of one node, with what integers read and write on its grid.
+
+    Args:
+        graph: with quantizers placed.
+        quantizers: by node.
+        node: the one to compute.
+        values: those before it, by name.
+
+    Chapter: *Post-training quantization*: `QuantizedModel` has an example.
+    """
+
+    def read(name: str) -> Any:
+        """A value as integers see it: one computed in float meets its quantizer here."""
+        source = graph[name]
+        if source.integer or source.scale_of is None:
+            return values[name]
+        return quantizers[source.scale_of](values[name])
+
+    if node.integer:
+        values = {name: read(name) for name in node.inputs}
+    value = graph.compute(node, values)
+    # ReLU6 alone may stop between two codes.
+    if node.integer and (node.quantizer or node.op == "relu6"):
+        return quantizers[str(node.scale_of)](value)
+    return value
 
 
 def _realize_again(model: QuantizedModel, _: object) -> None:
