@@ -6,6 +6,7 @@ import copy
 import itertools
 import json
 from dataclasses import replace
+from functools import partial
 
 import onnxruntime
 import pytest
@@ -19,11 +20,22 @@ from torch import nn
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
-from quantcourse import data, models
+from quantcourse import calibrate, data, models
 from quantcourse.affine import INT8, QParams, choose_qparams, fake_quantize
+from quantcourse.engine import IntegerModel
+from quantcourse.export import to_onnx
 from quantcourse.graph import WEIGHTED, trace
 from quantcourse.metrics import sqnr
-from quantcourse.ptq import Override, QuantizedModel, Recipe, Scheme, quantize, quantize_each
+from quantcourse.ptq import (
+    Override,
+    QuantizedModel,
+    Recipe,
+    Scheme,
+    float_network,
+    quantize,
+    quantize_each,
+    weight_codes,
+)
 
 reproducible = settings(derandomize=True, deadline=None, max_examples=60, database=None)
 
@@ -210,6 +222,8 @@ RECIPES = {
     "dynamic channels": Recipe(activations=replace(AFFINE, granularity="channel", dynamic=True)),
     "groups": Recipe(Scheme(4, granularity=1, symmetric=False)),
     "one bit": Recipe(Scheme(1, symmetric=False), replace(AFFINE, bits=1)),
+    "signs": Recipe(Scheme(1, granularity="channel"), AFFINE),
+    "signs in groups": Recipe(Scheme(1, granularity=1), AFFINE),
 }
 
 
@@ -1264,3 +1278,268 @@ def test_the_range_of_least_squared_error_is_that_of_the_codes_there_are(bits, s
     largest = float(x.abs().max()) / (2 ** (bits - 1) - 1)
     best = min(error(largest * i / 200) for i in range(10, 201))
     assert error(qp.scale) <= 1.05 * best
+
+
+# --- One bit ---------------------------------------------------------------------------------------------------------
+
+SIGNS = Scheme(1, granularity="channel")
+
+
+@reproducible
+@given(st.integers(1, 7), st.integers(1, 3), st.sampled_from(["channel", "tensor", "groups"]), st.integers(0, 999))
+def test_signs_times_their_mean_magnitude_are_the_nearest_of_all(width, rows, granularity, seed):
+    """Rastegari et al. 2016, section 3.1: of all signs B and all alpha, |w - alpha B|^2 is least for B = sign(w) and
+    alpha = mean |w|: here against all 2^n signs, each with its best alpha w B / n, and with a hundred others."""
+    weight = randn(rows, width, seed=seed)
+    weight[randn(rows, width, seed=seed + 1) > 1] = 0
+    scheme = Scheme(1, granularity=width if granularity == "groups" else granularity)
+    codes, qp = weight_codes(weight, scheme)
+    assert torch.equal(codes, torch.where(weight < 0, -1, 1))
+    assert (codes.dtype, qp.dtype.bits, bool((qp.zero_point == 0).all())) == (torch.int8, 2, True)
+    parts = weight.double().flatten()[None] if granularity == "tensor" else weight.double()
+    reals = (qp.scale.double().view(-1, 1) * codes.view(parts.shape)).double()
+    for part, real, scale in zip(parts, reals, qp.scale.view(-1), strict=True):
+        if part.any():
+            assert float(scale) == pytest.approx(float(part.abs().mean()), rel=1e-6)
+        if len(part) > 10:
+            continue
+        found = (part - real).square().sum()
+        signs = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=len(part))), dtype=torch.float64)
+        best = (part - (signs @ part / len(part))[:, None] * signs).square().sum(1)
+        assert float(found) == pytest.approx(float(best.min()), rel=1e-5, abs=1e-12)
+        for alpha in torch.linspace(-3, 3, 101, dtype=torch.float64):
+            assert ((part - alpha * signs).square().sum(1) >= found * (1 - 1e-5)).all()
+
+
+def test_sizes_of_one_bit_by_hand(tmp_path):
+    """784 signs take 98 bytes; scales and biases 4 bytes; zero points a bit, as codes. In the file, signs have a byte."""
+    layers, x = lambda: nn.Sequential(nn.Linear(49, 16), nn.ReLU(), nn.Linear(16, 3)), randn(4, 49)
+    for granularity, scales in (("channel", 16 + 3), ("tensor", 1 + 1)):
+        quantized = quantize(seeded(layers), [x], Recipe(Scheme(1, granularity=granularity), AFFINE), progress=False)
+        zero_points = 2 + 1 if granularity == "channel" else 1 + 1
+        values = 3 * (4 + 1)
+        assert quantized.size() == 98 + 6 + 4 * scales + zero_points + 4 * (16 + 3) + values
+        report = quantized.report()
+        assert [row.weight_bits for row in report.rows] == [None, 1, 1]
+        assert report.bytes == quantized.size() == sum(row.bytes for row in report.rows)
+    quantized.save(tmp_path / "model")
+    codes = {k: t for k, t in load_file(tmp_path / "model").items() if k.endswith("codes")}
+    assert [(t.dtype, t.abs().min(), t.abs().max()) for t in codes.values()] == [(torch.int8, 1, 1)] * 2
+    assert QuantizedModel.load(tmp_path / "model").size() == quantized.size()
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+@pytest.mark.parametrize("name", ["residual", "mobile", "unet", "shared", "signal", "attention", "bare layer"])
+def test_networks_of_one_bit_run_on_integers_and_elsewhere(name, granularity, tmp_path):
+    """Integers compute the bits that they are defined by, and a file of it gives the same in another runtime."""
+    model, inputs = (models.load(name), (digits(64),)) if name in NETS else network(name)
+    recipe = Recipe(Scheme(1, granularity=granularity), AFFINE)
+    quantized = quantize(model, [inputs], recipe, progress=False)
+    found = outputs(quantized, inputs)
+    engine = IntegerModel(quantized)
+    assert same(outputs(engine, inputs), tree_leaves(engine.simulate(*inputs)))
+    to_onnx(quantized, tmp_path / "model.onnx", *inputs)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    theirs = session.run(None, {k: x.numpy() for k, x in zip(names, inputs, strict=True)})
+    step = float(next(reversed(quantized.quantizers.values())).scale)
+    for ours, other, integers in zip(found, theirs, outputs(engine, inputs), strict=True):
+        for y in (torch.from_numpy(other), integers):
+            assert ((y - ours).abs() <= 0.5 * step).double().mean() >= 0.98
+    quantized.save(tmp_path / "model")
+    assert same(outputs(QuantizedModel.load(tmp_path / "model"), inputs), found)
+
+
+def test_filters_of_zeros_have_the_sign_of_zero_and_keep_their_biases():
+    """+1, at a step so small that nothing comes of it; where a bias needs a larger one, less than a bit of it."""
+    model, x = seeded(lambda: nn.Linear(4, 4)), randn(9, 4)
+    with torch.no_grad():
+        model.weight[0], model.weight[1], model.weight[2] = 0, 0, -1e-30
+        model.bias.copy_(torch.tensor([0.5, 0.0, -1.0, 0.25]))
+    for granularity in ("channel", 4):
+        quantized = quantize(model, [x], Recipe(Scheme(1, granularity=granularity), AFFINE), progress=False)
+        (codes,), (_, quantizer) = quantized.weights.values(), quantized.quantizers.values()
+        assert codes.codes[:3].tolist() == [[1] * 4, [1] * 4, [-1] * 4]
+        assert (codes.scale > 0).all() and codes.scale.flatten()[:3].max() < 1e-6
+        y = quantized(x)
+        assert y.isfinite().all()
+        assert torch.allclose(y[:, :3], model.bias.detach()[:3].expand(9, 3), atol=float(quantizer.scale))
+        assert all(row.weight_sqnr is None or row.weight_sqnr < 100 for row in quantized.report().rows)
+
+
+def test_signs_in_groups_have_a_mean_for_each_and_no_integers():
+    """One sum of products has one scale: as for other groups, the engine refuses them by name."""
+    model, x = seeded(lambda: nn.Sequential(nn.Linear(6, 4))), randn(9, 6)
+    quantized = quantize(model, [x], Recipe(Scheme(1, granularity=2), AFFINE), progress=False)
+    (codes,) = quantized.weights.values()
+    assert torch.allclose(codes.scale, model[0].weight.detach().view(4, 3, 2).abs().mean(2), rtol=1e-6)
+    # signs, a scale and a bit of zero point for each group, biases, and of input and output a scale and a zero point
+    assert quantized.size() == 3 + 12 * 4 + 2 + 4 * 4 + 2 * 5
+    with pytest.raises(ValueError, match=r"^quantized: 0 can't run on integers: .* groups of its weights"):
+        IntegerModel(quantized)
+    with pytest.raises(ValueError, match=r"^weights of 0: granularity: need a divisor of the 6 inputs, got 4"):
+        quantize(model, [x], Recipe(Scheme(1, granularity=4), AFFINE), progress=False)
+
+
+def test_signs_of_a_layer_among_others():
+    """Any observer and rounding give the same signs; an override of the bits alone gives them too; values have none."""
+    model, x = chain(), IMAGES
+    recipe = Recipe(Scheme(), AFFINE, (Override("0", weights={"bits": 1}),))
+    rows = {row.label: row.weight_bits for row in quantize(model, [x], recipe, progress=False).report().rows}
+    assert [bits for bits in rows.values() if bits == 1] == [1]
+    reference = quantize(model, [x], Recipe(SIGNS, AFFINE), progress=False).state_dict()
+    for other in (
+        replace(SIGNS, observer="mse"),
+        replace(SIGNS, rounding="stochastic"),
+        replace(SIGNS, rounding="half_up"),
+    ):
+        assert same(
+            quantize(model, [x], Recipe(other, AFFINE), progress=False).state_dict().values(), reference.values()
+        )
+    with pytest.raises(ValueError, match=r"^activations: need at least 2 bits for a symmetric grid"):
+        Recipe(SIGNS, Scheme(1))
+    with pytest.raises(ValueError, match=r"^signed: need True for signs"):
+        replace(SIGNS, signed=False)
+
+
+def test_a_file_that_makes_more_of_signs_is_refused(tmp_path):
+    """Codes beyond -1 and 1, and a type that is none."""
+    path = tmp_path / "model"
+    quantized = quantize(seeded(lambda: nn.Linear(4, 3)), [randn(9, 4)], Recipe(SIGNS, AFFINE), progress=False)
+    quantized.save(path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors, content = load_file(path), path.read_bytes()
+    (key,) = (k for k in tensors if k.endswith("codes"))
+    for codes in (-2, 2, 127):
+        save_file({**tensors, key: torch.full_like(tensors[key], codes)}, path, metadata)
+        with pytest.raises(ValueError, match=r"^path: can't load"):
+            QuantizedModel.load(path)
+    record = json.loads(metadata["model"])
+    ((_, owner),) = record["weights"].items()
+    assert (owner["bits"], owner["narrow"]) == (2, True)
+    for change in ({"narrow": 3}, {"narrow": "yes"}, {"narrow": None}, {"bits": 1}):
+        changed = {**record, "weights": {k: {**v, **change} for k, v in record["weights"].items()}}
+        save_file(tensors, path, {**metadata, "model": json.dumps(changed)})
+        with pytest.raises(ValueError, match=r"^path: can't load"):
+            QuantizedModel.load(path)
+    path.write_bytes(content)
+    assert QuantizedModel.load(path).size() == quantized.size()
+
+
+def test_files_from_before_there_were_signs(saved):
+    """Say nothing of narrow types, and mean none."""
+
+    def older(record):
+        for codes in record["weights"].values():
+            assert codes.pop("narrow") is False
+
+    path = saved(lambda record: None)
+    expected = QuantizedModel.load(path)
+    found = QuantizedModel.load(saved(older))
+    assert same(found.state_dict().values(), expected.state_dict().values())
+    assert [codes.bits for codes in found.weights.values()] == [8, 8]
+
+
+# --- Observers that were given -----------------------------------------------------------------------------------------
+
+
+def watched(model, batch, make):
+    """By label, observers of the values with a quantizer that have seen a batch."""
+    graph = float_network(model)
+    seen = {node.label: make(node.label) for node in graph.nodes if node.quantizer}
+    with torch.no_grad():
+        for node, value in graph.walk([batch]):
+            if node.label in seen:
+                seen[node.label].observe(value)
+    return seen
+
+
+def min_max(label):
+    return calibrate.MinMax()
+
+
+@pytest.mark.parametrize("kind", ["minmax", "percentile 99", "mse", "entropy"])
+@pytest.mark.parametrize("name", ["residual", "vit", "unet"])
+def test_merged_observers_are_as_good_as_watching(name, kind):
+    """Two that saw a half each, merged, give the bits of one model that watched all: no batch is needed."""
+    model, x = (models.load(name), digits(48)) if name in NETS else (network(name)[0], IMAGES)
+    halves = x.split(len(x) // 2)
+    recipe = Recipe(replace(SIGNS, bits=8), replace(AFFINE, observer=kind))
+    ends = watched(model, x, min_max)
+    # Histograms that can be merged have their bins from ends that all know.
+    made = {"percentile 99": partial(calibrate.Percentile, 99), "mse": calibrate.MSE, "entropy": calibrate.Entropy}
+    make = min_max if kind == "minmax" else lambda label: made[kind](range=ends[label].range())
+    parts = [watched(model, half, make) for half in halves]
+    merged = {label: parts[0][label].merge(parts[1][label]) for label in ends}
+    quantized = quantize(model, [], recipe, progress=False, observers=merged)
+    by_label = {quantized.graph[n].label: q for n, q in quantized.quantizers.items()}
+    assert by_label.keys() == merged.keys()
+    for label, quantizer in by_label.items():
+        qp = recipe.activations.qparams(merged[label])
+        assert torch.equal(quantizer.scale, qp.scale) and torch.equal(quantizer.zero_point, qp.zero_point)
+    if kind == "minmax":
+        whole = quantize(model, [x], recipe, progress=False)
+        assert same(quantized.state_dict().values(), whole.state_dict().values())
+        assert torch.equal(quantized(x), whole(x))
+
+
+def test_what_was_observed_is_not_watched_again():
+    """Values that are given keep their ranges, others are watched; the observers stay as they are, of whatever kind."""
+    model, x = chain(), IMAGES
+    narrow = watched(model, 0.1 * x, lambda label: calibrate.MovingAverageMinMax())
+    full = quantize(model, [x], progress=False)
+    labels = [*narrow]
+    for chosen in (labels[:1], labels[1:], labels):
+        before = {label: (narrow[label].count, narrow[label].range()) for label in chosen}
+        quantized = quantize(model, [x], progress=False, observers={label: narrow[label] for label in chosen})
+        for name, quantizer in quantized.quantizers.items():
+            label = quantized.graph[name].label
+            scheme = quantizer.scheme
+            expected = scheme.qparams(narrow[label]).scale if label in chosen else full.quantizers[name].scale
+            assert torch.equal(quantizer.scale, expected)
+            assert torch.equal(quantizer.scale, full.quantizers[name].scale) == (label not in chosen)
+        for label, (count, ends) in before.items():
+            assert narrow[label].count == count
+            assert same(narrow[label].range(), ends)
+    for made in quantize_each(model, [x], ["int8", "w4a8"], progress=False, observers=narrow):
+        assert same([q.scale for q in made.quantizers.values()], [q.scale for q in quantized.quantizers.values()])
+    with pytest.raises(ValueError, match=r"^batches: need at least one to measure on, got none"):
+        quantize(model, [], progress=False, observers={labels[0]: narrow[labels[0]]})
+
+
+def test_observers_of_channels():
+    model, x = seeded(lambda: nn.Linear(4, 3)), randn(9, 4)
+    recipe = Recipe(SIGNS, replace(AFFINE, granularity="channel"))
+    seen = watched(model, x, lambda label: calibrate.MinMax(-1))
+    quantized = quantize(model, [], recipe, progress=False, observers=seen)
+    assert torch.equal(quantized(x), quantize(model, [x], recipe, progress=False)(x))
+
+
+def test_observers_that_do_not_fit():
+    model, x = chain(), IMAGES
+    seen = watched(model, x, min_max)
+    (first, one), *_ = seen.items()
+    channels = calibrate.MinMax(axis=1).observe(x)
+    every = ", ".join(seen)
+    for recipe, label, observer, message in [
+        ("int8", "nowhere", one, f"need labels of values to observe: {every}$"),
+        ("int8", 3, one, "need labels of values to observe"),
+        (Recipe(SIGNS, None), first, one, "need labels of values to observe"),
+        (Recipe(SIGNS, replace(AFFINE, dynamic=True)), first, one, "need labels of values to observe"),
+        ("int8", first, one.range(), "need an observer, got "),
+        ("int8", first, None, "need an observer, got None"),
+        ("int8", first, calibrate.MinMax, "need an observer, got <class"),
+        ("int8", first, calibrate.MinMax(), "MinMax: has seen no values"),
+        ("int8", first, channels, r"need granularity 'tensor' as in the recipe, got axis=1$"),
+        (
+            Recipe(SIGNS, replace(AFFINE, granularity="channel")),
+            first,
+            one,
+            r"need granularity 'channel' .*, got axis=None$",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=rf"^observers\[{label!r}\]: {message}"):
+            quantize(model, [x], recipe, progress=False, observers={label: observer})
