@@ -36,7 +36,7 @@ test: $(READY) ## Every check that needs only Python: style, spelling, types, co
 
 test-browser: build ## The checks that need Chromium: pages, math, explorers, accessibility
 	@$(BIN)/python tools/chromium.py
-	$(BIN)/python -m pytest tests/browser
+	$(BIN)/python -m pytest tests/browser -n $(JOBS)
 
 test-matrix: $(READY) ## The notebooks with one thread, with two, and restricted to AVX2
 	$(BIN)/python tools/matrix.py --jobs $(JOBS)

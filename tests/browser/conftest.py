@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from xdist.scheduler import LoadScopeScheduling
 
 import chromium  # tools/chromium.py
 
@@ -50,9 +51,10 @@ MATH = """() => ({
 })"""
 
 
-# The insides of formulas are MathJax's own. Contrast, the slowest rule, does not depend on the width of the window.
+# Contrast, the slowest rule, does not depend on the width of the window. The insides of formulas are MathJax's own, but
+# are looked at too: to leave them out, axe compares every element with every formula, and that takes longer.
 RUN_AXE = """([rules, contrast]) => axe.run(
-  { exclude: [["mjx-math"], ["mjx-assistive-mml"]] },
+  document,
   { runOnly: rules, resultTypes: ["violations"], rules: { "color-contrast": { enabled: contrast } } },
 )"""
 
@@ -61,6 +63,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test for each page; without a site one test, which fails in the fixture `site`."""
     if "path" in metafunc.fixturenames:
         metafunc.parametrize("path", CONTENT or ["no site"])
+
+
+class ByPage(LoadScopeScheduling):
+    """Gives all tests of a page to one process, which visits it once, and every other test to the first free one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((page for page in CONTENT if f"[{page}" in nodeid), nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByPage:
+    return ByPage(config, log)
 
 
 class Handler(SimpleHTTPRequestHandler):
