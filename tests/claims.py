@@ -1,7 +1,6 @@
 """Which claims of the two source notes (A and B) belong to which finished chapters.
 
-Every id of the notes' list is here. A chapter named beside an id must cite it as ``(claim A8)`` or ``(claims A8, A9)``;
-ids under ``LATER`` belong to chapters that are not written yet.
+Every id of the notes' list is here. A chapter named beside an id must cite it as ``(claim A8)`` or ``(claims A8, A9)``.
 """
 
 CHAPTERS = {
@@ -20,12 +19,11 @@ CHAPTERS = {
     "ptq": "A14 A16 A17 A39 A45 A49 B2 B14 B15 B17 B20 B29 B35",
     "data_free": "A14 A49",
     "selective": "B16a B26a B26b B26c B43 B44 B45",
+    "qat": "A14 A16 A18a A39 B16b B25 B30 B31 B41",
+    "learned_parameters": "B16c B32",
     "deployment": "A10 A11 A50 A55 B2 B37 B42",
+    "scaling_out": "",
 }
 
-LATER = """
-B16b B16c B25 B30 B31 B32 B41
-"""
-
 BY_CHAPTER = {chapter: tuple(ids.split()) for chapter, ids in CHAPTERS.items()}
-ALL = {claim for ids in BY_CHAPTER.values() for claim in ids} | set(LATER.split())
+ALL = {claim for ids in BY_CHAPTER.values() for claim in ids}
