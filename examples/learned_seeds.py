@@ -2,13 +2,14 @@
 
     python examples/learned_seeds.py
 
-A row of ``examples/learned_seeds.csv`` is one training.  Rows that are there are not made again, so that the script can be
-stopped and started.  Every network starts from its stored float weights (but for those from scratch), is calibrated on
-512 training images, and trained for EPOCHS epochs with batch norms frozen.  Ranges are those of ``minmax``, mostly bad
-at two bits, or ``mse``.  What learns of a scale is ln(s / s_0), with s_0 where it started.  `rate` is the learning
-rate of that, as a multiple of the weights': by about so large a part of itself Adam moves a scale.  Which multiple is
-better is for the validation images to say.  `lost` is the paired difference with the float network on test images,
-`gain` that with fixed scales from the same ranges; both have a standard error from a cluster bootstrap over originals.
+A row of ``examples/learned_seeds.csv`` is one training.  Rows that are there are not made again, so that the script can
+be stopped and started.  Every network starts from its stored float weights (but for those from scratch), is calibrated on
+512 training images, and trained for EPOCHS epochs with batch norms frozen (from scratch: SCRATCH_EPOCHS at a rate of
+their own, norms never frozen).  Ranges are those of ``minmax``, mostly bad at two bits, or ``mse``.  What learns of a
+scale is ln(s / s_0), with s_0 where it started.  `rate` is the learning rate of that, as a multiple of the weights': by
+about so large a part of itself Adam moves a scale.  Which multiple is better is for the validation images to say.  `lost`
+is the paired difference with the float network on test images, `gain` that with fixed scales from the same ranges; both
+have a standard error from a cluster bootstrap over originals.
 Explained in the chapter *Learned quantization parameters*.
 """
 
@@ -47,7 +48,7 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """So many bits for weights and values; at two, 8 at both ends."""
+        """So many bits for weights and values; at two, 8 in the first and the last layer."""
         return Recipe(
             weights=Scheme(self.bits, granularity="channel", observer=self.ranges),
             activations=Scheme(self.bits, symmetric=False, signed=False, observer=self.ranges),
