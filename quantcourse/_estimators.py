@@ -94,7 +94,7 @@ def lsq(
     ([0.0, 1.0, 1.0, 0.0], -1.2)
     """
     factor = _factor(gradient_scale)
-    return applied(LSQ, *_grid(v, scale, low, high), factor)
+    return applied(LSQ, *_grid(v, scale, low, high), factor, 0.0)
 
 
 def lsq_plus(
@@ -343,8 +343,9 @@ class StraightThrough(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Of v alone."""
         (t,) = ctx.saved_tensors
-        low, high = _widened(*ctx.bounds)
-        return _where_inside(gradient, t, low, high), None, None, None
+        low, high = ctx.bounds
+        dv = _where_inside(gradient, t, low - EDGE, high + EDGE)
+        return dv, None, None, None
 
 
 class LSQ(Function):
@@ -352,24 +353,34 @@ class LSQ(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, v: Tensor, scale: Tensor, low: Bound, high: Bound, factor: Bound
+        ctx: Any,
+        v: Tensor,
+        scale: Tensor,
+        low: Bound,
+        high: Bound,
+        factor: Bound,
+        edge: float,
     ) -> Tensor:
-        """``v`` on its grid; ``factor`` is the gradient scale."""
+        """``v`` on its grid; ``factor`` is the gradient scale.
+
+        ``edge`` is by how much of a step more than the paper counts as inside.
+        """
         t = v / scale
         ctx.save_for_backward(t, scale)
-        ctx.settings = low, high, factor
+        ctx.settings = low, high, factor, edge
         return _rounded(t, low, high).mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Of v and of the scale."""
         t, scale = ctx.saved_tensors
-        low, high, factor = ctx.settings
-        dv = _where_inside(gradient, t, low, high)
+        low, high, factor, edge = ctx.settings
+        ends = low - edge, high + edge
+        dv = _where_inside(gradient, t, *ends)
         # round(t) - t inside, low or high outside.
-        slope = _rounded(t, low, high).sub_(_where_inside(t, t, low, high))
+        slope = _rounded(t, low, high).sub_(_where_inside(t, t, *ends))
         ds = slope.mul_(gradient).sum_to_size(scale.shape) * factor
-        return dv, ds, None, None, None
+        return dv, ds, None, None, None, None
 
 
 class LSQPlus(Function):
@@ -463,11 +474,6 @@ def _relative(zero_point: Tensor, q_min: int, q_max: int) -> tuple[Bound, Bound]
 def _rounded(t: Tensor, low: Bound, high: Bound) -> Tensor:
     """``clip(round(t), low, high)``: fastest on a CPU if the bounds are numbers."""
     return t.round().clamp_(low, high)  # type: ignore[arg-type]
-
-
-def _widened(low: Bound, high: Bound) -> tuple[Bound, Bound]:
-    """Bounds that have the edges inside, and what rounds to them in float32."""
-    return low - EDGE, high + EDGE
 
 
 def _where_inside(gradient: Tensor, t: Tensor, low: Bound, high: Bound) -> Tensor:

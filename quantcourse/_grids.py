@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from quantcourse._estimators import (
+    EDGE,
     LSQ,
     PACT,
     Bound,
@@ -236,7 +237,8 @@ class LearnedGrid(RelativeGrid):
         features = count if self.of_weights else max(1, count // len(v))
         factor = lsq_gradient_scale(features, _largest(low, high))
         factor = factor * self.same_as_of_scale
-        return applied(LSQ, v, self.along(self.scale, v), low, high, factor)
+        # Ranges that come from the largest value put it on the edge, as for fixed scales.
+        return applied(LSQ, v, self.along(self.scale, v), low, high, factor, EDGE)
 
     @torch.no_grad()
     def restart(self, v: Tensor) -> None:

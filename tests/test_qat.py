@@ -432,6 +432,27 @@ def test_the_largest_weight_stays_trainable_in_float32():
         assert v.grad.min() == 1
 
 
+@pytest.mark.parametrize("scales", ["fixed", "lsq", "lsq+", "pact"])
+def test_the_largest_weight_of_a_filter_learns(scales):
+    """Ranges of the largest magnitude put it on the last code, where LSQ's paper has no gradient for it."""
+    model = nn.Linear(9, 16)
+    with torch.no_grad():
+        model.weight.copy_(randn(16, 9).abs())  # positive, since a signed type has a code more below zero
+    for bits in (2, 8):
+        net = prepared(model, randn(30, 9), Recipe(replace(CHANNEL, bits=bits), None), scales=scales)
+        net(randn(30, 9)).square().sum().backward()
+        (layer,) = net.layers().values()
+        assert (layer.layer.weight.grad != 0).all()
+    with torch.no_grad():
+        model.weight[:, 0] = 10 * model.weight.amax()
+    net = prepared(model, randn(30, 9), Recipe(replace(CHANNEL, bits=8), None), scales=scales)
+    (layer,) = net.layers().values()
+    with torch.no_grad():
+        layer.layer.weight[:, 0] *= 1.01  # a step and a quarter further
+    net(randn(30, 9)).square().sum().backward()
+    assert (layer.layer.weight.grad[:, 0] == 0).all() and (layer.layer.weight.grad[:, 1:] != 0).all()
+
+
 # --- LSQ's start, and its scale of gradients ----------------------------------------------------------------------
 
 
