@@ -16,6 +16,7 @@ Explained in the chapter *Learned quantization parameters*.
 import argparse
 import csv
 import functools
+import itertools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -63,7 +64,8 @@ class Run:
 
 def runs() -> Iterator[Run]:
     """All of them, the most important ones first."""
-    learned: tuple[tuple[qat.Scales, int], ...] = (("lsq", 1), ("lsq", 10), ("lsq+", 10), ("pact", 10))
+    kinds: tuple[qat.Scales, ...] = "lsq", "lsq+", "pact"
+    learned = tuple(itertools.product(kinds, (1, 10)))
 
     def both(net: str, bits: int, kinds: tuple[tuple[qat.Scales, int], ...], seed: int) -> Iterator[Run]:
         for ranges in ("minmax", "mse"):
@@ -73,7 +75,7 @@ def runs() -> Iterator[Run]:
         yield from both("plain", 2, learned, seed)
         yield Run("plain", 2, "mse", "lsq", "lsq", 10, seed)
     for seed in range(models.SEEDS):
-        yield from both("mobile", 2, (("lsq", 10),), seed)
+        yield from both("mobile", 2, (("lsq", 1), ("lsq", 10)), seed)
     yield from (Run("plain", 2, "mse", "lsq", "scratch", 1, seed) for seed in range(models.SEEDS))
     for seed in range(models.SEEDS):
         yield from both("plain", 4, (("lsq", 10),), seed)

@@ -110,7 +110,8 @@ def quantize(
             the place of the recipe's.
 
     Returns:
-        The quantized model, on the device of ``model``.
+        The quantized model, on the device of ``model``.  A layer that the network calls
+        twice is two in it, each with codes of its own.
 
     Raises:
         ValueError: for what can't be traced, or has no values (the meta device); for a
