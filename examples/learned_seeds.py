@@ -7,9 +7,11 @@ be stopped and started.  Every network starts from its stored float weights (but
 512 training images, and trained for EPOCHS epochs with batch norms frozen (from scratch: SCRATCH_EPOCHS at a rate of
 their own, norms never frozen).  Ranges are those of ``minmax``, mostly bad at two bits, or ``mse``.  What learns of a
 scale is ln(s / s_0), with s_0 where it started.  `rate` is the learning rate of that, as a multiple of the weights': by
-about so large a part of itself Adam moves a scale.  Which multiple is better is for the validation images to say.  `lost`
-is the paired difference with the float network on test images, `gain` that with fixed scales from the same ranges; both
-have a standard error from a cluster bootstrap over originals.
+about so large a part of itself Adam moves a scale.  At two bits both multiples are tried, and which is better is for the
+validation images to say; LSQ's own first steps and four bits have ten times the rate alone, training from scratch the
+plain one.  LSQ counts the edge of a range as inside, as fixed scales do, since ``minmax`` puts the largest weight on it.
+`lost` is the paired difference with the float network on test images, `gain` that with fixed scales from the same ranges;
+both have a standard error from a cluster bootstrap over originals.
 Explained in the chapter *Learned quantization parameters*.
 """
 
