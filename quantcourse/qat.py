@@ -7,10 +7,11 @@ floats.  Explained in the chapter *Training with quantization*; scales that lear
 """
 
 import copy
+import io
 import math
 import os
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from hashlib import sha256
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -824,9 +825,12 @@ def _save(
         "schedule": schedule.state_dict(),
         "chance": torch.get_rng_state(),
     }
+    file = io.BytesIO()
+    torch.save(state, file)
+    content = file.getvalue()
     # Beside it, since a file is replaced at once within one file system alone.
     unfinished = path.with_name(path.name + ".part")
-    torch.save(state, unfinished)
+    unfinished.write_bytes(sha256(content).digest() + content)
     os.replace(unfinished, path)
 
 
@@ -834,10 +838,12 @@ def _resume(path: Path, parts: Parts, settings: Mapping[str, Any]) -> list[float
     """Take up the state of a checkpoint; the losses so far."""
     model, optimizer, schedule = parts
     try:
-        with zipfile.ZipFile(path) as file:
-            if (bad := file.testzip()) is not None:
-                raise ValueError(f"its part {bad} is damaged")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        data = path.read_bytes()
+        digest, content = data[:32], data[32:]
+        if sha256(content).digest() != digest:
+            raise ValueError("it is damaged, or no checkpoint")
+        file = io.BytesIO(content)
+        state = torch.load(file, map_location="cpu", weights_only=True)
         before, losses = dict(state["settings"]), list(state["losses"])
     except Exception as error:  # a damaged file may break anything
         raise ValueError(f"checkpoint: can't read {path}: {error}") from error

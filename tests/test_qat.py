@@ -2,8 +2,9 @@
 torch's batch norm, post-training quantization, and runs that were killed.
 """
 
-import contextlib
 import copy
+import hashlib
+import io
 import itertools
 import math
 import os
@@ -1248,16 +1249,16 @@ def test_a_training_interrupted_again_and_again(tmp_path):
 def killed_while_writing(path):
     """In a process of its own: half of the fifth checkpoint is on the disk when there is no process any more."""
     torch.set_num_threads(1)
-    written, save = [], torch.save
+    written, write = [], Path.write_bytes
 
-    def half(state, target):
+    def half(target, content):
         written.append(target)
-        save(state, target)
         if len(written) == 5:
-            os.truncate(target, Path(target).stat().st_size // 2)
+            write(target, content[: len(content) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
+        return write(target, content)
 
-    torch.save = half
+    Path.write_bytes = half
     trained(fresh(), checkpoint=path, checkpoint_every=1)
 
 
@@ -1348,32 +1349,28 @@ def test_a_checkpoint_of_another_network_is_refused_in_whole(checkpoint, tmp_pat
         refused(net.eval(), path, ".* is of another model: ")
 
 
-def test_a_damaged_checkpoint_is_refused_or_does_no_harm(checkpoint, tmp_path):
-    """Bytes flipped at random places: not all matter, but none changes what is computed. Of a part, nothing is taken."""
-    path, generator = tmp_path / "checkpoint", torch.Generator().manual_seed(0)
-    whole = fresh()
-    losses = trained(whole)
-    places = torch.randint(len(checkpoint), (30,), generator=generator).tolist()
-    net, count = fresh(), 0
-    before = copy.deepcopy(net)
-    for place in places:
+def test_a_damaged_checkpoint_is_refused(checkpoint, tmp_path):
+    """A bit flipped anywhere, or a part that is missing."""
+    path, generator, net = tmp_path / "checkpoint", torch.Generator().manual_seed(0), fresh()
+    for place in (0, 40, *torch.randint(len(checkpoint), (30,), generator=generator).tolist(), len(checkpoint) - 1):
         damaged = bytearray(checkpoint)
         damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
-        found = None
-        with contextlib.suppress(ValueError):
-            found = trained(net, checkpoint=path)
-        if found is None:
-            refused(net, path, "can't read")
-            assert same_state(net, before)
-            count += 1
-        else:
-            assert found == losses and same_state(net, whole)
-            net = fresh()
-    assert count > 15
+        refused(net, path, "can't read")
     for size in (0, 1, *torch.randint(len(checkpoint), (8,), generator=generator).tolist(), len(checkpoint) - 1):
         path.write_bytes(checkpoint[:size])
         refused(net, path, "can't read")
+
+
+def pack(state, path):
+    """Write what train would: the SHA-256 of the rest comes first."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    path.write_bytes(hashlib.sha256(file.getvalue()).digest() + file.getvalue())
+
+
+def unpack(checkpoint):
+    return torch.load(io.BytesIO(checkpoint[32:]), weights_only=True)
 
 
 class Evil:
@@ -1388,20 +1385,21 @@ class Evil:
 
 def test_a_file_that_is_no_checkpoint_is_refused(checkpoint, tmp_path):
     path, net = tmp_path / "checkpoint", fresh()
-    path.write_bytes(checkpoint)
-    state = torch.load(path, weights_only=True)
+    state = unpack(checkpoint)
     path.write_text("no checkpoint")
     refused(net, path, "can't read")
+    torch.save(state, path)  # without its sum
+    refused(net, path, "can't read")
     for other in (torch.ones(3), [1, 2], {}, {"settings": 3, "losses": []}, {**state, "losses": 3}):
-        torch.save(other, path)
+        pack(other, path)
         refused(net, path, "can't read")
     for part in ("model", "optimizer", "schedule", "chance"):
         for other in ({k: v for k, v in state.items() if k != part}, {**state, part: 3}, {**state, part: {}}):
-            torch.save(other, path)
+            pack(other, path)
             refused(net, path, ".* is of another model")
-    torch.save({**state, "model": {k: v for k, v in state["model"].items() if k != "_extra_state"}}, path)
+    pack({**state, "model": {k: v for k, v in state["model"].items() if k != "_extra_state"}}, path)
     refused(net, path, ".* is of another model")
-    torch.save({**state, "extra": Evil(str(tmp_path / "folder"))}, path)
+    pack({**state, "extra": Evil(str(tmp_path / "folder"))}, path)
     refused(net, path, "can't read")
     assert not (tmp_path / "folder").exists()
 
@@ -1480,7 +1478,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
     path, x = tmp_path / "checkpoint", randn(24, 4)
     with pytest.raises(ValueError, match=r"^learning_rate: the loss became (inf|nan) in step 2; .* than 1e\+20$"):
         train(net, x, LABELS, 2, 24, 1e20, checkpoint=path, checkpoint_every=1, progress=False)
-    assert len(torch.load(path, weights_only=True)["losses"]) == 1
+    assert len(unpack(path.read_bytes())["losses"]) == 1
     assert all(p.isfinite().all() for p in net.parameters())
 
 

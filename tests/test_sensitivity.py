@@ -590,7 +590,6 @@ Y = torch.zeros(4, dtype=torch.int64)
         (lambda net: mixed(net, [X], "int8", 10**6, bits=()), "bits: need different integers, at least one"),
         (lambda net: mixed(net, [X], "int8", 10**6, bits=(4, 4)), "bits: need different integers"),
         (lambda net: mixed(net, [X], "int8", 10**6, bits=(4, 17)), "bits: need an integer from 1 to 16, got 17"),
-        (lambda net: mixed(net, [X], "int8", 10**6, bits=(1, 4)), "symmetric: need at least 2 bits"),
         (lambda net: mixed(net, [X], Recipe(weights=None), 10**6), "recipe: need one that quantizes weights"),
     ],
 )
