@@ -1137,7 +1137,7 @@ def on_grids(
     """
 
     def read(name: str) -> Any:
-        """A value as integers see it: one computed in float meets its quantizer here."""
+        """A value as integers see it; one computed in float meets its quantizer."""
         source = graph[name]
         if source.integer or source.scale_of is None:
             return values[name]
