@@ -724,15 +724,16 @@ def train(
     >>> len(losses), sum(losses[-8:]) < sum(losses[:8])
     (40, True)
     """
+    rate, decay = learning_rate, weight_decay
+    rate_of_scales = rate if scale_learning_rate is None else scale_learning_rate
     settings = {
         "epochs": integer(epochs, 1, 2**31, "epochs"),
         "batch_size": integer(batch_size, 1, 2**31, "batch_size"),
-        "learning_rate": number(learning_rate, 0, math.inf, "learning_rate"),
+        "learning_rate": number(rate, 0, math.inf, "learning_rate"),
         "scale_learning_rate": number(
-            learning_rate if scale_learning_rate is None else scale_learning_rate,
-            *(0, math.inf, "scale_learning_rate"),
+            rate_of_scales, 0, math.inf, "scale_learning_rate"
         ),
-        "weight_decay": number(weight_decay, 0, math.inf, "weight_decay"),
+        "weight_decay": number(decay, 0, math.inf, "weight_decay"),
         "temperature": number(temperature, 1e-6, math.inf, "temperature"),
         "teacher_share": number(teacher_share, 0, 1, "teacher_share"),
         "seed": integer(seed, 0, 2**31, "seed"),
@@ -741,19 +742,11 @@ def train(
     }
     settings |= trainable.settings()
     every = integer(checkpoint_every, 1, 2**31, "checkpoint_every")
-    if teacher is not None and not callable(teacher):
-        raise ValueError(f"teacher: need a network, got {teacher!r}")
-    if isinstance(teacher, nn.Module) and teacher.training:
-        raise ValueError("teacher: need evaluation mode, call eval() first")
     path = None if checkpoint is None else _path(checkpoint)
-    device = next(trainable.parameters()).device
+    _check_teacher(teacher)
     _check_scores(trainable, images, labels, teacher)
-    groups = trainable.parameter_groups(
-        settings["learning_rate"],
-        settings["scale_learning_rate"],
-        settings["weight_decay"],
-    )
-    optimizer = AdamW(groups)
+    device = next(trainable.parameters()).device
+    optimizer = AdamW(trainable.parameter_groups(rate, rate_of_scales, decay))
     batches = max(1, len(images) // batch_size)
     total = epochs * batches
     schedule = LambdaLR(optimizer, lambda t: (1 + math.cos(math.pi * t / total)) / 2)
@@ -769,9 +762,7 @@ def train(
             scores = trainable(x)
             loss = functional.cross_entropy(scores, y)
             if teacher is not None:
-                with torch.no_grad():
-                    wanted = finite_floats(teacher(x), "teacher: its scores")
-                taught = _distillation(scores, wanted, temperature)
+                taught = _distillation(scores, teacher, x, temperature)
                 loss = (1 - teacher_share) * loss + teacher_share * taught
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
@@ -792,8 +783,12 @@ def train(
     return losses
 
 
-def _distillation(scores: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+def _distillation(
+    scores: Tensor, teacher: Callable[[Tensor], Tensor], x: Tensor, temperature: float
+) -> Tensor:
     """``T**2 KL(p || q)``, the mean over images."""
+    with torch.no_grad():
+        wanted = finite_floats(teacher(x), "teacher: its scores")
     q = functional.log_softmax(scores / temperature, dim=-1)
     p = functional.log_softmax(wanted / temperature, dim=-1)
     kl = functional.kl_div(q, p, reduction="batchmean", log_target=True)
@@ -873,6 +868,13 @@ def _path(checkpoint: object) -> Path:
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"checkpoint: need a file in a folder that exists, got {path}")
     return path
+
+
+def _check_teacher(teacher: object) -> None:
+    if teacher is not None and not callable(teacher):
+        raise ValueError(f"teacher: need a network, got {teacher!r}")
+    if isinstance(teacher, nn.Module) and teacher.training:
+        raise ValueError("teacher: need evaluation mode, call eval() first")
 
 
 @torch.no_grad()
