@@ -375,11 +375,9 @@ class LSQ(Function):
         """Of v and of the scale."""
         t, scale = ctx.saved_tensors
         low, high, factor, edge = ctx.settings
-        ends = low - edge, high + edge
-        dv = _where_inside(gradient, t, *ends)
-        # round(t) - t inside, low or high outside.
-        slope = _rounded(t, low, high).sub_(_where_inside(t, t, *ends))
-        ds = slope.mul_(gradient).sum_to_size(scale.shape) * factor
+        dv = _where_inside(gradient, t, low - edge, high + edge)
+        ds = _slope(t, low, high, edge).mul_(gradient)
+        ds = ds.sum_to_size(scale.shape) * factor
         return dv, ds, None, None, None, None
 
 
@@ -411,9 +409,8 @@ class LSQPlus(Function):
         low, high, factor = ctx.settings
         dv = _where_inside(gradient, t, low, high)
         outside = gradient - dv
-        # q - (v - beta) / s = round(t) - t inside; q = round(t) + z, clipped, outside.
-        slope = _rounded(t, low, high).sub_(_where_inside(t, t, low, high))
-        ds = slope.mul_(gradient).add_(outside * zero_point)
+        # q - (v - beta) / s inside; q outside, which is z more than low or high.
+        ds = _slope(t, low, high).mul_(gradient).add_(outside * zero_point)
         ds = ds.sum_to_size(scale.shape) * factor
         return dv, ds, outside.sum_to_size(scale.shape) * factor, None, None, None
 
@@ -474,6 +471,11 @@ def _relative(zero_point: Tensor, q_min: int, q_max: int) -> tuple[Bound, Bound]
 def _rounded(t: Tensor, low: Bound, high: Bound) -> Tensor:
     """``clip(round(t), low, high)``: fastest on a CPU if the bounds are numbers."""
     return t.round().clamp_(low, high)  # type: ignore[arg-type]
+
+
+def _slope(t: Tensor, low: Bound, high: Bound, edge: float = 0.0) -> Tensor:
+    """``round(t) - t`` inside, ``low`` or ``high`` outside."""
+    return _rounded(t, low, high).sub_(_where_inside(t, t, low - edge, high + edge))
 
 
 def _where_inside(gradient: Tensor, t: Tensor, low: Bound, high: Bound) -> Tensor:

@@ -387,6 +387,18 @@ def test_mixed_is_the_best_of_all_assignments():
         last = best.damage
 
 
+def test_one_bit_is_one_of_the_choices():
+    """Layers of signs, once bytes are too few for four bits everywhere."""
+    (images, _), _ = two_batches()
+    found = mixed(models.load("mlp"), [images], "int8", 10**6, bits=(1, 4), progress=False)
+    four = found.within(10**6)
+    assert [option.bits for option in four.chosen] == [4, 4, 4]
+    fewer = found.within(four.bytes - 1)
+    assert 1 in [option.bits for option in fewer.chosen]
+    signs = quantize(models.load("mlp"), [images], fewer.recipe, progress=False)
+    assert [row.weight_bits for row in signs.report().rows if row.weight_bits] == [o.bits for o in fewer.chosen]
+
+
 def test_a_layer_alone_at_some_bits():
     (images, _), _ = two_batches()
     net, base = models.load("mlp"), Recipe(first_last="8 bits", bias_correction=True)
