@@ -32,15 +32,14 @@ import argparse
 import contextlib
 import copy
 import io
-import logging
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from _paired import COLUMNS, columns, mean, quiet, right
 from torch import Tensor, nn
 
 from quantcourse import data, models
@@ -81,7 +80,7 @@ def main() -> int:
     batches = list(images[:512].split(64))
     judge = data.digits("validation" if options.validation else "test")
 
-    heading = f"{'net':12}{'setting':9}{'who':28}{'points lost':>16}{'worst':>8}{'ours - theirs':>18}"
+    heading = f"{'net':12}{'setting':9}{'who':28}{COLUMNS}"
     print(heading)
     print("-" * len(heading))
     behind = []
@@ -93,8 +92,12 @@ def main() -> int:
             best = None
             for who, found in results(net, setting, options.seeds, batches, judge, options.without):
                 ours = found if who == "quantcourse" else ours
-                print(line(net, setting, who, found, floats, ours, judge[2]), flush=True)
-                if isinstance(found, list) and not who.startswith("quantcourse"):
+                start = f"{net:12}{setting:9}{who:28}"
+                if isinstance(found, str):
+                    print(f"{start}  {found[:80]}", flush=True)
+                    continue
+                print(start + columns(found, floats, ours, judge[2]), flush=True)
+                if not who.startswith("quantcourse"):
                     best = max(best or (found, who), (found, who), key=lambda item: float(mean(item[0]).mean()))
             if best is not None:
                 difference, error = paired_difference(mean(ours), mean(best[0]), judge[2])
@@ -249,44 +252,6 @@ def brevitas_with(kind: str) -> Peer:
         return quantized.eval()
 
     return peer
-
-
-@torch.no_grad()
-def right(predict: Predict, judge: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    images, labels, _ = judge
-    scores = torch.cat([predict(part) for part in images.split(510)])
-    return (scores.argmax(1) == labels).to(torch.float64)
-
-
-def mean(per_seed: list[Tensor]) -> Tensor:
-    return torch.stack(per_seed).mean(0)
-
-
-def line(
-    net: str,
-    setting: str,
-    who: str,
-    found: list[Tensor] | str,
-    floats: list[Tensor],
-    ours: list[Tensor],
-    originals: Tensor,
-) -> str:
-    start = f"{net:12}{setting:9}{who:28}"
-    if isinstance(found, str):
-        return f"{start}  {found[:80]}"
-    lost, error = paired_difference(mean(floats), mean(found), originals)
-    worst = max(float((x - y).mean()) for x, y in zip(floats, found, strict=True))
-    text = f"{start}{100 * lost:9.2f} ±{100 * error:5.2f}{100 * worst:8.2f}"
-    if who == "quantcourse":
-        return text
-    ahead, error = paired_difference(mean(ours), mean(found), originals)
-    return f"{text}{100 * ahead:+11.2f} ±{100 * error:5.2f}"
-
-
-def quiet() -> None:
-    """Peers warn of their own affairs."""
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
 
 
 if __name__ == "__main__":

@@ -28,15 +28,14 @@ import argparse
 import contextlib
 import copy
 import io
-import logging
 import statistics
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import torch
+from _paired import COLUMNS, columns, mean, quiet, right
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -47,7 +46,16 @@ from quantcourse.ptq import Recipe, Scheme
 
 EPOCHS, BATCH = 3, 128
 SETTINGS = {"W4A4": 4, "W3A3": 3, "W2A2": 2}
-RATES = {"quantcourse, fixed": 3e-3, "quantcourse, lsq": 3e-3, "brevitas": 3e-3}
+CONTENDERS = "quantcourse, fixed", "quantcourse, lsq", "brevitas"
+RATES = {
+    ("plain", "W4A4"): (3e-3, 1e-2, 1e-3),
+    ("plain", "W3A3"): (1e-3, 3e-3, 3e-3),
+    ("plain", "W2A2"): (1e-2, 1e-2, 3e-2),
+    ("mobile", "W4A4"): (1e-2, 1e-2, 3e-2),
+    ("mobile", "W3A3"): (3e-2, 3e-2, 3e-2),
+    ("mobile", "W2A2"): (3e-2, 3e-2, 3e-2),
+}
+"""Of each contender, the best of 0.001, 0.003, 0.01 and 0.03 on validation images for two seeds."""
 MOST = {"batch": 1.9, "frozen": 1.4}
 Split = tuple[Tensor, Tensor, Tensor]
 Contender = tuple[nn.Module, Iterable[object]]  # a network to train, and its parameters for the optimizer
@@ -59,7 +67,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=15, help="rounds of the first table; 0: leave it out")
     parser.add_argument("--nets", nargs="*", default=["plain", "mobile"], choices=["plain", "mobile"])
     parser.add_argument("--settings", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
-    parser.add_argument("--rates", nargs="*", type=float, help="try these learning rates for everybody")
+    parser.add_argument("--rates", nargs="+", type=float, help="try these learning rates for everybody")
     parser.add_argument("--validation", action="store_true", help="judge on validation images")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -168,12 +176,12 @@ def torch_ao(calibration: Tensor, observing: bool, frozen: bool) -> nn.Module:
 def accuracies(net: str, options: argparse.Namespace, judge: Split) -> list[str]:
     """The second table for one network; where we are behind."""
     floats = [right(models.load(net, seed), judge) for seed in range(options.seeds)]
-    heading = f"{net:10}{'who':22}{'rate':>8}{'points lost':>16}{'worst':>8}{'ours - theirs':>18}"
+    heading = f"{net:10}{'who':22}{'rate':>8}{COLUMNS}"
     print(f"\n{heading}\n{'-' * len(heading)}")
     behind = []
     for setting in options.settings:
         ours: list[Tensor] = []
-        for who, rate in RATES.items():
+        for who, rate in zip(CONTENDERS, RATES[net, setting], strict=True):
             for learning_rate in options.rates or [rate]:
                 try:
                     answers = [trained(who, net, seed, setting, learning_rate, judge) for seed in range(options.seeds)]
@@ -181,7 +189,8 @@ def accuracies(net: str, options: argparse.Namespace, judge: Split) -> list[str]
                     print(f"{setting:10}{who:22}{type(error).__name__}: {str(error).splitlines()[0]}")
                     continue
                 ours = ours or answers
-                print(line(setting, who, learning_rate, answers, floats, ours, judge[2]), flush=True)
+                start = f"{setting:10}{who:22}{learning_rate:>8g}"
+                print(start + columns(answers, floats, ours, judge[2]), flush=True)
                 if who == "brevitas":
                     difference, error_of_it = paired_difference(mean(ours), mean(answers), judge[2])
                     behind += [f"{net} {setting}: {difference:.4f}"] if difference < -2 * error_of_it else []
@@ -273,41 +282,6 @@ def brevitas_net(name: str, seed: int, bits: int, calibration: Tensor, merged: b
     with torch.no_grad(), calibration_mode(net):
         net(calibration)
     return net.train()
-
-
-@torch.no_grad()
-def right(predict: Callable[[Tensor], Tensor], judge: Split) -> Tensor:
-    images, labels, _ = judge
-    scores = torch.cat([predict(part) for part in images.split(500)])
-    return (scores.argmax(1) == labels).to(torch.float64)
-
-
-def mean(per_seed: list[Tensor]) -> Tensor:
-    return torch.stack(per_seed).mean(0)
-
-
-def line(
-    setting: str,
-    who: str,
-    rate: float,
-    answers: list[Tensor],
-    floats: list[Tensor],
-    ours: list[Tensor],
-    originals: Tensor,
-) -> str:
-    lost, error = paired_difference(mean(floats), mean(answers), originals)
-    worst = max(float((f - a).mean()) for f, a in zip(floats, answers, strict=True))
-    text = f"{setting:10}{who:22}{rate:>8g}{f'{100 * lost:.2f} +- {100 * error:.2f}':>16}{100 * worst:>8.2f}"
-    if answers is ours:
-        return text
-    difference, error = paired_difference(mean(ours), mean(answers), originals)
-    return text + f"{f'{100 * difference:+.2f} +- {100 * error:.2f}':>18}"
-
-
-def quiet() -> None:
-    """Peers warn of their own deprecation."""
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
 
 
 @contextlib.contextmanager

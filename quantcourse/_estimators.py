@@ -31,7 +31,8 @@ def straight_through(v: Tensor, scale: Tensor, low: Bound, high: Bound) -> Tenso
         ``1`` where ``low <= v / s <= high``, else ``0``
 
     The edges count as inside, give or take the last bit of the quotient: where a scale
-    comes from the largest weight, that weight stays trainable.
+    comes from the largest weight, that weight stays trainable (up to 14 bits; beyond,
+    a last bit may be more than is given).
 
     Args:
         v: floats of any shape.
@@ -119,7 +120,7 @@ def lsq_plus(
         v: floats of any shape.
         scale, offset: s and beta, in shapes that broadcast against ``v``, to be learned.
         q_min, q_max: the codes of the type.
-        gradient_scale: of both, as for ``lsq``.
+        gradient_scale: of both, a number; a tensor only if both have its shape.
 
     Returns:
         Floats of the shape of ``v``.
@@ -143,6 +144,13 @@ def lsq_plus(
     integer(q_max, -(2**31), 2**31, "q_max")
     integer(q_min, -(2**31), q_max - 1, "q_min")
     factor = _factor(gradient_scale)
+    shape = factor.shape if isinstance(factor, Tensor) else ()
+    if shape and not shape == scale.shape == offset.shape:
+        raise ValueError(
+            f"gradient_scale: need a number where scale {tuple(scale.shape)} and offset "
+            f"{tuple(offset.shape)} are no tensors of one shape, got "
+            f"{tuple(shape)}"
+        )
     return applied(LSQPlus, v, scale, offset, q_min, q_max, factor)
 
 
@@ -397,7 +405,7 @@ class LSQPlus(Function):
         """``v`` on its grid."""
         zero_point = zero_point_of(scale, offset, q_min, q_max)
         t = v / scale
-        ctx.save_for_backward(t, scale, zero_point)
+        ctx.save_for_backward(t, scale, offset, zero_point)
         ctx.settings = *_relative(zero_point, q_min, q_max), factor
         low, high, _ = ctx.settings
         return _rounded(t, low, high).mul_(scale)
@@ -405,14 +413,15 @@ class LSQPlus(Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Of v, of the scale and of the offset."""
-        t, scale, zero_point = ctx.saved_tensors
+        t, scale, offset, zero_point = ctx.saved_tensors
         low, high, factor = ctx.settings
         dv = _where_inside(gradient, t, low, high)
         outside = gradient - dv
         # q - (v - beta) / s inside; q outside, which is z more than low or high.
         ds = _slope(t, low, high).mul_(gradient).add_(outside * zero_point)
         ds = ds.sum_to_size(scale.shape) * factor
-        return dv, ds, outside.sum_to_size(scale.shape) * factor, None, None, None
+        doffset = outside.sum_to_size(offset.shape) * factor
+        return dv, ds, doffset, None, None, None
 
 
 class PACT(Function):

@@ -66,10 +66,15 @@ class Grid(nn.Module):
         scale = self.scale.detach()
         return QParams(scale, self.zero_point, self.dtype, self.axis)
 
-    def step(self, v: Tensor) -> Tensor:
-        """The scale on which ``v`` is put, 0-d or along the axis."""
+    def step(self, v: Tensor, stretch: Tensor | None = None) -> Tensor:
+        """The scale on which ``v`` is put, 0-d or along the axis.
+
+        Args:
+            v: what is put on the grid.
+            stretch: how many times as large as the grid's own, along the axis.
+        """
         scale: Tensor = self.scale
-        return scale
+        return scale if stretch is None else scale * stretch
 
     def along(self, t: Tensor, v: Tensor) -> Tensor:
         """Numbers of the grid in a shape that broadcasts against ``v``."""
@@ -100,10 +105,11 @@ class FixedGrid(Grid):
         self.register_buffer("scale", qp.scale.clone())
         self.register_buffer("zero_point", qp.zero_point.clone())
 
-    def forward(self, v: Tensor) -> Tensor:
-        """``v`` on the grid."""
+    def forward(self, v: Tensor, stretch: Tensor | None = None) -> Tensor:
+        """``v`` on the grid, or on one that is stretched."""
         low, high = self.bounds(v)
-        return applied(StraightThrough, v, self.along(self.scale, v), low, high)
+        step = self.along(self.step(v, stretch), v)
+        return applied(StraightThrough, v, step, low, high)
 
 
 class DynamicGrid(Grid):
@@ -154,11 +160,12 @@ class ObservedGrid(FixedGrid):
         )
         self.register_buffer("high", high)
 
-    def forward(self, v: Tensor) -> Tensor:
+    def forward(self, v: Tensor, stretch: Tensor | None = None) -> Tensor:
         """``v`` on the grid, which has followed it if this is training."""
         if self.training:
-            self._observe(v.detach())
-        return super().forward(v)
+            seen = v.detach()
+            self._observe(seen if stretch is None else seen / self.along(stretch, v))
+        return super().forward(v, stretch)
 
     @torch.no_grad()
     def _observe(self, v: Tensor) -> None:
@@ -230,15 +237,16 @@ class LearnedGrid(RelativeGrid):
         self.of_weights = of_weights
         self.register_buffer("zero_point", qp.zero_point.clone())
 
-    def forward(self, v: Tensor) -> Tensor:
-        """``v`` on the grid."""
+    def forward(self, v: Tensor, stretch: Tensor | None = None) -> Tensor:
+        """``v`` on the grid, or on one that is stretched."""
         low, high = self.bounds(v)
         count = v.numel() // self.scale.numel()
         features = count if self.of_weights else max(1, count // len(v))
         factor = lsq_gradient_scale(features, _largest(low, high))
         factor = factor * self.same_as_of_scale
         # Ranges that come from the largest value put it on the edge, as for fixed scales.
-        return applied(LSQ, v, self.along(self.scale, v), low, high, factor, EDGE)
+        step = self.along(self.step(v, stretch), v)
+        return applied(LSQ, v, step, low, high, factor, EDGE)
 
     @torch.no_grad()
     def restart(self, v: Tensor) -> None:
@@ -304,11 +312,11 @@ class SignGrid(Grid):
         """None: the mean is that of the weights."""
         return None
 
-    def step(self, v: Tensor) -> Tensor:
-        """The mean magnitude."""
+    def step(self, v: Tensor, stretch: Tensor | None = None) -> Tensor:
+        """The mean magnitude, which stretches as ``v`` does."""
         return v.abs().mean() if self.axis is None else v.abs().flatten(1).mean(1)
 
-    def forward(self, v: Tensor) -> Tensor:
+    def forward(self, v: Tensor, stretch: Tensor | None = None) -> Tensor:
         """``v`` with two values for each index of the axis."""
         return xnor(v, self.axis)
 

@@ -129,12 +129,13 @@ def prepare(
     folded weight ``w gamma / sigma``.  While they use the statistics of the batch, the grid
     is that of the folded weight with *running* statistics; the batch norm behind the
     convolution goes on as ever.  Once they are frozen, weight and bias are folded with
-    running statistics, and the batch norm is gone.
+    running statistics, and the batch norm is gone.  Where each output has scales of its
+    own, they go along with ``|gamma / sigma|`` of that output all the time.
 
     Parameters keep their names behind ``network.``, those of layers and batch norms with
     ``.layer`` or ``.norm`` in between, and stay frozen if they were
     (``requires_grad_(False)``); learned scales go on learning.  A correction of biases
-    that the recipe asks for is where the biases start.
+    that the recipe asks for is where the biases start.  Dropout is left out.
 
     Args:
         model: as for ``quantize``; its weights are where training starts, and stay as
@@ -319,6 +320,8 @@ class TrainableLayer(nn.Module):
     Chapter: *Training with quantization*.
     """
 
+    first_factor: Tensor | None
+
     def __init__(
         self,
         layer: nn.Module,
@@ -328,6 +331,9 @@ class TrainableLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.layer, self.norm, self.grid = layer, norm, grid
+        # One scale for all of a weight can't go along with each output's factor.
+        apart = norm is not None and grid is not None and grid.axis is not None
+        self.register_buffer("first_factor", self._factor().abs() if apart else None)
         # In a tuple, since it is a part of the model, not of this layer.
         self.before = (before,)
 
@@ -337,14 +343,16 @@ class TrainableLayer(nn.Module):
             # In training, time counts for more than the last bit.
             precision = torch.float32 if self.training else torch.float64
             weight, bias = self.folded(precision)
-            on_grid = self.on_grid(weight)
+            on_grid = self.on_grid(weight, self.stretch)
             if bias is not None:
                 bias = self.bias_on_grid(bias, weight, precision)
             return self._called(on_grid, bias, args, kwargs)
-        # The grid is that of the folded weight; the factor is there for it alone.
+        # The codes are those of the folded weight; the factor is there for them alone.
         weight = outputs_first(self.layer)
-        factor = norm_constants(self.norm, weight.dtype)[1].detach()
-        factor = torch.where(factor == 0, 1.0, factor)
+        factor = self._factor()
+        if self.first_factor is not None:
+            # The grid stretches with the factor, so both may stay as they were.
+            factor = self.first_factor.copysign(factor)
         factor = factor.view(-1, *[1] * (weight.dim() - 1))
         weight = self.on_grid(weight * factor) / factor
         own: Any = self.layer.bias
@@ -360,14 +368,37 @@ class TrainableLayer(nn.Module):
         wide, shift = folded(weight.to(precision), bias, self.norm)  # type: ignore[arg-type]
         return wide.to(weight.dtype), shift.to(weight.dtype)
 
-    def on_grid(self, weight: Tensor) -> Tensor:
-        """A weight, outputs first, on its grid."""
+    def _factor(self) -> Tensor:
+        """``gamma / sigma`` with the running sigma, for each output; 1 in place of 0."""
+        factor = norm_constants(self.norm)[1].detach()
+        return torch.where(factor == 0, 1.0, factor).to(torch.float32)
+
+    @property
+    def stretch(self) -> Tensor | None:
+        """How many times as large as at the start ``|gamma / sigma|`` is, for each output.
+
+        The scale of the folded weight goes along with it.  Then what a batch norm does to
+        the size of a channel changes no code.  None without a batch norm, and where
+        outputs share a scale.
+        """
+        if self.first_factor is None:
+            return None
+        return self._factor().abs() / self.first_factor
+
+    def on_grid(self, weight: Tensor, stretch: Tensor | None = None) -> Tensor:
+        """A weight, outputs first, on its grid, or on one that is stretched."""
         if self.grid is None:
             return weight
-        group = self.grid.scheme.granularity
-        rows = weight if isinstance(group, str) else weight.reshape(-1, group)
-        result: Tensor = self.grid(rows).view_as(weight)
+        rows = self.rows(weight)
+        if stretch is not None:
+            stretch = stretch.repeat_interleave(len(rows) // len(stretch))
+        result: Tensor = self.grid(rows, stretch).view_as(weight)
         return result
+
+    def rows(self, weight: Tensor) -> Tensor:
+        """A weight, outputs first, with one index of axis 0 for each scale, if many."""
+        group = self.grid.scheme.granularity  # type: ignore[union-attr]
+        return weight if isinstance(group, str) else weight.reshape(-1, group)
 
     def bias_on_grid(
         self, bias: Tensor, weight: Tensor, precision: torch.dtype
@@ -378,7 +409,8 @@ class TrainableLayer(nn.Module):
             return bias
         if isinstance(self.grid.scheme.granularity, int):
             return bias
-        step = before.step(bias).to(precision) * self.grid.step(weight).to(precision)
+        of_weight = self.grid.step(weight, self.stretch)
+        step = before.step(bias).to(precision) * of_weight.to(precision)
         # Where weights are tiny, codes would leave INT32; conversion widens the grid too.
         least = bias.detach().abs().to(precision) / MOST_BIAS
         step = torch.maximum(step, least).clamp(min=SMALLEST_NORMAL)
@@ -392,11 +424,13 @@ class TrainableLayer(nn.Module):
         scheme, qp = grid.scheme, grid.qp
         if qp is None:
             return weight_codes(weight, scheme)
-        if isinstance(size := scheme.granularity, int):
-            weight = weight.flatten(1)
-            shape = len(weight), -1
-            scale, zero_point = qp.scale.view(shape), qp.zero_point.view(shape)
-            qp = QParams(scale, zero_point, qp.dtype, axis=1, group_size=size)
+        scale, zero_point, axis, size = qp.scale, qp.zero_point, qp.axis, None
+        if isinstance(scheme.granularity, int):
+            weight, axis, size = weight.flatten(1), 1, scheme.granularity
+            scale, zero_point = (t.view(len(weight), -1) for t in (scale, zero_point))
+        if self.stretch is not None:
+            scale = scale * self.stretch.view(-1, *[1] * (scale.dim() - 1))
+        qp = QParams(scale, zero_point, qp.dtype, axis, size)
         return codes_on(weight, qp, scheme), qp
 
     def _called(
@@ -538,9 +572,9 @@ class TrainableModel(nn.Module):
         for layer in self.layers().values():
             if isinstance(layer.grid, LearnedGrid):
                 weight, _ = layer.folded()
-                group = layer.grid.scheme.granularity
-                rows = weight if isinstance(group, str) else weight.reshape(-1, group)
-                layer.grid.restart(rows)
+                if layer.stretch is not None:
+                    weight = layer.grid.along(1 / layer.stretch, weight) * weight
+                layer.grid.restart(layer.rows(weight))
         if self.measured_on is None:
             return
         exact, batch = self.measured_on
@@ -686,7 +720,8 @@ def train(
 
     With a checkpoint, a run that was interrupted goes on where the file says, and ends
     with the same weights as one that was not: the file has all that matters, and the
-    order of images follows from ``seed`` alone.
+    order of images follows from ``seed`` alone.  (Of random numbers, for a teacher that
+    draws some, it has the state of the CPU's.)
 
     Args:
         trainable: made by ``prepare``; trained in place, and left in evaluation mode.

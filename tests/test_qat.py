@@ -8,6 +8,7 @@ import io
 import itertools
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -152,10 +153,12 @@ def slope(f, at, i):
     return float((f(there) - f(back)) / (2 * STEP))
 
 
-def agrees(gradient, f, at):
-    """A gradient with finite differences of f, at each number of a tensor."""
+def agrees(gradient, f, at, factor=1.0):
+    """A gradient with finite differences of f, at each number of a tensor; times a factor, or one for each number."""
+    assert gradient.shape == at.shape
+    factors = torch.as_tensor(factor).expand(at.shape).flatten()
     for i in range(at.numel()):
-        expected = slope(f, at, i)
+        expected = float(factors[i]) * slope(f, at, i)
         assert abs(float(gradient.reshape(-1)[i]) - expected) <= 1e-6 * max(1, abs(expected))
 
 
@@ -163,31 +166,32 @@ def clipped(t, low, high):
     return torch.minimum(torch.maximum(t, torch.as_tensor(low, dtype=t.dtype)), torch.as_tensor(high, dtype=t.dtype))
 
 
-def away_from_edges(t, *edges):
+def away_from_edges(t, *edges, least=2e-3):
     """Move what lies near the edges, where a surrogate has two slopes, into the middle of a step."""
     for edge in edges:
-        t = torch.where((t - edge).abs() < 2e-3, edge + 0.1, t)
+        t = torch.where((t - edge).abs() < least, edge + 0.1, t)
     return t
 
 
 @st.composite
 def grids(draw):
-    """Codes, scales and values in float64: per tensor or per channel, with zero points of 0 or not."""
-    dtype = IntType(draw(st.integers(2, 8)), draw(st.booleans()))
-    channels, affine = draw(st.booleans()), draw(st.booleans())
+    """Codes, scales and values in float64: scales and zero points for all or for each row, the latter 0 or not."""
+    dtype = IntType(draw(st.integers(1, 10)), draw(st.booleans()))
+    scales, zero_points = (draw(st.sampled_from([(), (3, 1)])) for _ in range(2))
+    affine = draw(st.booleans())
     seed = draw(st.integers(0, 9999))
     generator = torch.Generator().manual_seed(seed)
-    shape = (3, 1) if channels else ()
-    scale = torch.exp(torch.randn(shape, generator=generator, dtype=torch.float64))
+    scale = torch.exp(3 * torch.rand(scales, generator=generator, dtype=torch.float64) - 1.5)
     if affine:
-        zero_point = torch.randint(dtype.min, dtype.max + 1, shape, generator=generator).double()
+        zero_point = torch.randint(dtype.min, dtype.max + 1, zero_points, generator=generator).double()
     else:
-        zero_point = torch.zeros(shape, dtype=torch.float64)
+        zero_point = torch.zeros(zero_points, dtype=torch.float64)
     low, high = dtype.min - zero_point, dtype.max - zero_point
     spread = (dtype.max - dtype.min) * 1.4
     middle = (low + high) / 2
     t = middle + spread * (torch.rand(3, 6, generator=generator, dtype=torch.float64) - 0.5)
-    t = away_from_edges(t, low, high)
+    # A step that is moved by STEP moves the largest of 2**10 codes by less than a tenth of one.
+    t = away_from_edges(t, low, high, least=0.09)
     return dtype, scale, zero_point, t * scale, torch.randn(3, 6, generator=generator, dtype=torch.float64)
 
 
@@ -208,10 +212,16 @@ def test_straight_through_has_the_derivative_of_clipping(grid):
         agrees(v.grad, lambda v: (c * scale * clipped(v / scale, low, high)).sum(), v)
 
 
+def factors(factor, apart, scale):
+    """The same for all steps, or for each its own."""
+    return factor * torch.linspace(1, 2, scale.numel()).view(scale.shape) if apart else factor
+
+
 @reproducible
-@given(grids(), st.floats(0.01, 2))
-def test_lsq_has_the_derivatives_of_clipping_with_the_rounding_error_held_fixed(grid, factor):
+@given(grids(), st.floats(0.01, 2), st.booleans())
+def test_lsq_has_the_derivatives_of_clipping_with_the_rounding_error_held_fixed(grid, factor, apart):
     dtype, scale, zero_point, v, c = grid
+    factor = factors(factor, apart, scale)
     low, high = bounds(dtype, zero_point)
     error = clipped(torch.round(v / scale), low, high) - clipped(v / scale, low, high)
 
@@ -223,14 +233,15 @@ def test_lsq_has_the_derivatives_of_clipping_with_the_rounding_error_held_fixed(
     assert torch.allclose((c * y).sum(), surrogate(v, scale), rtol=1e-12)
     (c * y).sum().backward()
     agrees(leaf.grad, lambda v: surrogate(v, scale), v)
-    agrees(step.grad, lambda s: factor * surrogate(v, s), scale)
+    agrees(step.grad, lambda s: surrogate(v, s), scale, factor)
 
 
 @reproducible
-@given(grids(), st.floats(0.01, 2))
-def test_lsq_plus_has_them_with_an_offset_too(grid, factor):
+@given(grids(), st.floats(0.01, 2), st.booleans())
+def test_lsq_plus_has_them_with_an_offset_too(grid, factor, apart):
     """Held at an offset on the grid, where what acts is the offset itself."""
     dtype, scale, zero_point, v, c = grid
+    factor = factors(factor, apart, scale)
     offset = -scale * zero_point
     t = (v - offset) / scale
     error = clipped(torch.round(t), dtype.min, dtype.max) - clipped(t, dtype.min, dtype.max)
@@ -243,15 +254,15 @@ def test_lsq_plus_has_them_with_an_offset_too(grid, factor):
     assert torch.allclose((c * y).sum(), surrogate(v, scale, offset), rtol=1e-9)
     (c * y).sum().backward()
     agrees(leaves[0].grad, lambda v: surrogate(v, scale, offset), v)
-    agrees(leaves[1].grad, lambda s: factor * surrogate(v, s, offset), scale)
-    agrees(leaves[2].grad, lambda b: factor * surrogate(v, scale, b), offset)
+    agrees(leaves[1].grad, lambda s: surrogate(v, s, offset), scale, factor)
+    agrees(leaves[2].grad, lambda b: surrogate(v, scale, b), offset, factor)
 
 
 @reproducible
 @given(st.integers(1, 8), st.floats(0.1, 20), st.integers(0, 999))
 def test_pact_has_the_derivatives_of_clipping_at_alpha(bits, alpha, seed):
-    alpha = torch.tensor(alpha, dtype=torch.float64)
-    x = alpha * away_from_edges(1.6 * torch.rand(20, dtype=torch.float64) - 0.3, 0.0, 1.0)
+    alpha, generator = torch.tensor(alpha, dtype=torch.float64), torch.Generator().manual_seed(seed)
+    x = alpha * away_from_edges(1.6 * torch.rand(20, generator=generator, dtype=torch.float64) - 0.3, 0.0, 1.0)
     c = randn(20, seed=seed, dtype=torch.float64)
     step = alpha / (2**bits - 1)
     error = torch.round(clipped(x, 0, alpha) / step) * step - clipped(x, 0, alpha)
@@ -329,6 +340,41 @@ def test_lsq_plus_by_hand(t, code, ds):
     assert float(v.grad) == float(inside)
 
 
+@pytest.mark.parametrize(("t", "code", "ds"), POINTS)
+def test_by_hand_with_bounds_for_each_row(t, code, ds):
+    """The second row is the first, and zero points, four steps further up: what counts as inside is the same."""
+    v = torch.tensor([[t / 2], [t / 2 + 2]], requires_grad=True)
+    s = torch.full((2, 1), 0.5, requires_grad=True)
+    y = lsq(v, s, torch.tensor([[-4.0], [0.0]]), torch.tensor([[3.0], [7.0]]))
+    y.sum().backward()
+    inside = [float(LOW < t < HIGH)] * 2
+    assert y.flatten().tolist() == [code / 2, code / 2 + 2]
+    assert s.grad.flatten().tolist() == [ds, ds if inside[0] else ds + 4]
+    assert v.grad.flatten().tolist() == inside
+    v.grad = None
+    lsq_plus(v, s, torch.tensor([[-2.0], [0.0]]), 0, 7).sum().backward()
+    assert v.grad.flatten().tolist() == inside
+
+
+@pytest.mark.parametrize("offsets", [(), (3, 1)], ids=["an offset", "offsets"])
+@pytest.mark.parametrize("scales", [(), (3, 1)], ids=["a step", "steps"])
+def test_what_rows_share_has_the_sum_of_their_gradients(scales, offsets):
+    v, c = 2 * randn(3, 6), randn(3, 6, seed=1)
+    s = torch.tensor([0.25, 0.5, 1.0]).view(3, 1) if scales else torch.tensor(0.5)
+    beta = torch.tensor([-1.0, 0.0, -3.0]).view(3, 1) if offsets else torch.tensor(-1.0)
+    leaves = s.requires_grad_(), beta.requires_grad_()
+    (c * lsq_plus(v, *leaves, 0, 7)).sum().backward()
+    expected = [torch.zeros(3, 1), torch.zeros(3, 1)]
+    for i in range(3):
+        row = [t.detach().expand(3, 1)[i].clone().requires_grad_() for t in leaves]
+        (c[i] * lsq_plus(v[i], *row, 0, 7)).sum().backward()
+        for total, leaf in zip(expected, row, strict=True):
+            total[i] = leaf.grad
+    for leaf, total in zip(leaves, expected, strict=True):
+        assert leaf.grad.shape == leaf.shape and total.any()
+        assert torch.allclose(leaf.grad, total.sum_to_size(leaf.shape), rtol=1e-5)
+
+
 @pytest.mark.parametrize("offset", [-2.24, -2.0, -1.76])
 def test_an_offset_acts_as_the_nearest_whole_zero_point(offset):
     v = torch.linspace(-4, 4, 65)
@@ -372,6 +418,11 @@ def test_xnor_by_hand():
     assert y.tolist() == [[-1.25, 1.25, 1.25, 1.25]]
     y.sum().backward()
     assert w.grad.tolist() == [[-0.5 + 1.25, 1.25, 0.5 + 1.25, 0.5]]
+
+
+def test_a_mean_of_one_weight_gives_the_weight():
+    v = torch.tensor([0.5, -2.0, 0.0])
+    assert torch.equal(xnor(v, 0), v)
 
 
 @pytest.mark.parametrize("t", [-4.25, -4.0, 3.0, 3.125, 3.25, 3.4375])
@@ -423,14 +474,33 @@ def test_on_the_way_forward_all_are_fake_quantization(bits, channels, seed):
     assert torch.equal(pact(v, alpha, bits), fake_quantize(v, qp))
 
 
-def test_the_largest_weight_stays_trainable_in_float32():
+@pytest.mark.parametrize("bits", [8, 12, 13, 14])
+def test_the_largest_weight_stays_trainable_in_float32(bits):
     """Where the scale comes from it, v / s may be the last code and a bit."""
+    high = 2 ** (bits - 1) - 1
     for seed in range(200):
         v = randn(50, seed=seed)
-        scale = v.abs().max() / 127
+        scale = v.abs().max() / high
         v.requires_grad_()
-        straight_through(v, scale, -127, 127).sum().backward()
+        straight_through(v, scale, -high, high).sum().backward()
         assert v.grad.min() == 1
+
+
+def test_a_hundredth_of_a_step_beyond_the_range_is_outside():
+    v = torch.tensor([7.01 / 2, -8.01 / 2], requires_grad=True)
+    straight_through(v, torch.tensor(0.5), -8, 7).sum().backward()
+    assert not v.grad.any()
+
+
+def test_the_weight_at_the_end_of_a_range_learns_and_moves_no_step():
+    """Its rounding error is 0."""
+    model = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(3.5)  # of 4 bits the scale is 0.5, the code 7
+    net = prepared(model, None, Recipe(replace(CHANNEL, bits=4), None), scales="lsq")
+    net(torch.ones(1, 1)).sum().backward()
+    (layer,) = net.layers().values()
+    assert float(layer.layer.weight.grad) == 1 and float(layer.grid.log_ratio.grad) == 0
 
 
 @pytest.mark.parametrize("scales", ["fixed", "lsq", "lsq+", "pact"])
@@ -467,6 +537,7 @@ def test_start_by_the_paper():
         for axis in (1, -1):
             assert torch.allclose(lsq_start(v, high, axis=axis), columns)
     assert lsq_start(torch.zeros(3), 7) == 1
+    assert not lsq_start(v.requires_grad_(), 7).requires_grad
     assert lsq_gradient_scale(50, 2) == 0.1
 
 
@@ -483,6 +554,31 @@ def test_a_network_starts_where_it_is_told():
     ):
         assert torch.allclose(scale, 2 * value.abs().mean() / math.sqrt(15 - int(zero_point)))
     same_state(prepared(model, x, recipe, scales="lsq"), prepared(model, x, recipe, scales="lsq", start="calibrated"))
+
+
+@pytest.mark.parametrize("below_zero", [False, True])
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_starts_of_values_have_the_largest_code_less_the_zero_point(granularity, below_zero):
+    """Of many zero points the least largest code; without codes above zero, the other end of them."""
+    x = randn(20, 4) * torch.tensor([1.0, 2.0, 3.0, 4.0])
+    x[:, : 4 if below_zero else 1] = -x[:, : 4 if below_zero else 1].abs()
+    recipe = Recipe(CHANNEL, replace(AFFINE, bits=4, granularity=granularity))
+    net = prepared(nn.Linear(4, 3), x, recipe, scales="lsq", start="lsq")
+    grid = net.grids["input_1"]
+    z = grid.zero_point
+    assert bool((z == 15).all()) == below_zero and bool((z == 15).any()) == (below_zero or z.dim() == 1)
+    mean = x.abs().mean(0) if z.dim() else x.abs().mean()
+    assert torch.allclose(grid.scale, 2 * mean / math.sqrt(torch.where(z < 15, 15 - z, z).min()))
+
+
+def test_starting_anew_undoes_what_was_learned():
+    net = prepared(nn.Linear(6, 3), randn(20, 6), RECIPES["w4a8"], scales="lsq", start="lsq")
+    before = copy.deepcopy(net)
+    with torch.no_grad():
+        for p in net.scales():
+            p.add_(0.3)
+    net.restart()
+    same_state(net, before)
 
 
 def test_gradients_of_steps_have_the_scale_of_the_paper():
@@ -509,6 +605,53 @@ def test_gradients_of_steps_have_the_scale_of_the_paper():
     for ratio, start, by_hand, count, high in rows:
         moved = start * ratio.grad / (start / start.mean()) ** 2
         assert torch.allclose(moved, by_hand.grad / math.sqrt(count * high), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("scales", ["lsq+", "pact"])
+def test_gradients_of_offsets_and_of_ends_of_ranges_are_those_of_the_papers(scales):
+    """By hand, with the estimators as tested above: of ln(s / s_0) and of an offset in steps s_0, times 1 / s_0**2."""
+    layer, x, c = nn.Linear(6, 3), randn(20, 6), randn(20, 3, seed=1)
+    if scales == "pact":
+        x = x.abs()
+        with torch.no_grad():
+            layer.bias.add_(1)
+    model = nn.Sequential(layer, nn.ReLU() if scales == "pact" else nn.Identity())
+    recipe = Recipe(Scheme(4, granularity="channel"), replace(AFFINE, bits=4))
+    net = prepared(model, 0.4 * x, recipe, scales=scales)  # so that values are clipped
+    (c * net(x)).sum().backward()
+    (trained,), grids = net.layers().values(), [*net.grids.values()]
+    step = (grids[0].scale * trained.grid.scale).detach()
+    bias = torch.round(layer.bias.detach() / step) * step
+    kernel = fake_quantize(layer.weight.detach(), trained.grid.qp)
+    estimator, codes = (pact, (4,)) if scales == "pact" else (lsq_plus, (0, 15))
+    leaves = [
+        [t.detach().clone().requires_grad_() for t in ((g.learned,) if scales == "pact" else (g.scale, g.offset))]
+        for g in grids
+    ]
+    hidden = functional.linear(estimator(x, *leaves[0], *codes), kernel, bias)
+    (c * estimator(hidden, *leaves[1], *codes)).sum().backward()
+    for grid, by_hand, count in zip(grids, leaves, (6, 3), strict=True):
+        share = 1 if scales == "pact" else 1 / math.sqrt(count * 15)
+        for p, leaf in zip(grid.parameters(), by_hand, strict=True):
+            assert leaf.grad != 0
+            assert torch.allclose(grid.start * p.grad, share * leaf.grad, rtol=1e-4)
+
+
+def test_an_offset_stays_when_its_step_moves():
+    """It counts in steps of the start."""
+    grid = prepared(nn.Linear(4, 3), randn(20, 4), RECIPES["w4a8"], scales="lsq+").grids["input_1"]
+    before = grid.offset.detach().clone()
+    with torch.no_grad():
+        grid.log_ratio.fill_(0.5)
+    assert before != 0 and torch.equal(grid.offset, before)
+
+
+def test_symmetric_values_stay_symmetric():
+    """With LSQ+ too, which learns no offset of theirs."""
+    net = prepared(convolutions(), IMAGES, Recipe(CHANNEL, Scheme(4)), scales="lsq+")
+    assert len(net.scales()) == len(net.layers()) + len(net.grids)
+    learn(net, IMAGES, steps=20, rate=0.1)
+    assert all(int(grid.zero_point) == 0 for grid in net.grids.values())
 
 
 # --- The six networks, all recipes --------------------------------------------------------------------------------
@@ -668,6 +811,16 @@ def test_filters_of_zeros_and_tiny_ones_keep_their_biases(weights, scales):
         net.train()
 
 
+def test_biases_of_tiny_filters_have_steps_of_their_own():
+    """Each bias takes almost all of the codes that INT32 has, whatever the others are: float32 to its last bit."""
+    model = nn.Linear(4, 2)
+    with torch.no_grad():
+        model.weight *= 1e-12
+        model.bias.copy_(torch.tensor([1e-5, 1.0]))
+    (layer,) = prepared(model, randn(9, 4)).layers().values()
+    assert torch.allclose(layer.bias_on_grid(model.bias, model.weight, torch.float64), model.bias, rtol=1e-7, atol=0)
+
+
 def test_dead_channels_stay_finite():
     """gamma = 0 folds a filter to zeros; its batch norm still gives beta."""
     for scales in SCALES:
@@ -699,6 +852,31 @@ def test_a_relu_is_left_to_a_grid_only_where_all_read_the_grid():
             net = prepared(model, x, recipe, scales=scales)
             assert_deployed(net, x)
             assert torch.allclose(net.train()(x), model(x), atol=0.05)
+
+
+@pytest.mark.parametrize("scales", SCALES)
+def test_a_relu_stays_where_its_grid_may_move_and_a_relu6_everywhere(scales):
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU6(), nn.Linear(4, 3))
+    net = prepared(model, randn(20, 4), scales=scales)
+    kinds = {type(m) for m in net.network.modules()}
+    assert (nn.ReLU in kinds) == (scales in ("observed", "lsq+")) and nn.ReLU6 in kinds
+    assert {nn.ReLU, nn.ReLU6} <= {type(m) for m in convert(net).network.modules()}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_corrections_of_a_layer_called_twice(bias):
+    """Each call has a bias of its own, also where the layer has none."""
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4, bias=bias)
+
+        def forward(self, x):
+            return self.layer(functional.relu(self.layer(x)))
+
+    model, x = Twice(), randn(30, 4)
+    same_model(assert_deployed(prepared(model, x, RECIPES["w4a8"]), x), ptq(model, x, RECIPES["w4a8"]))
 
 
 def test_a_file_of_a_trained_network_agrees_in_another_runtime(tmp_path):
@@ -746,15 +924,35 @@ def test_what_a_trained_network_becomes(tmp_path):
     assert not torch.equal(quantized(x), convert(net)(x))
 
 
+def test_nothing_of_a_converted_network_learns():
+    """Nor what has no codes: norms of layers, embeddings of positions."""
+    converted = convert(prepared(models.load("vit"), digits(8)[0]))
+    assert [*converted.parameters()] and not any(p.requires_grad for p in converted.parameters())
+
+
+@pytest.mark.parametrize("name", ["convolutions", "unet", "linear"])
+def test_until_it_is_trained_the_report_is_that_of_ptq(name):
+    """In all rows: errors too, which are those of the codes against the weights in floats."""
+    model, x = small(name)
+    recipe = RECIPES["w4a4 mse"]
+    mine, theirs = (q.report().rows for q in (convert(prepared(model, x, recipe)), ptq(model, x, recipe)))
+    assert list(mine) == list(theirs)
+
+
 # --- Batch norms ---------------------------------------------------------------------------------------------------
 
 
+def factor_of(norm):
+    return (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach()
+
+
 def first_convolution(net, model, x):
-    """What the first convolution computes, by hand: its folded weight on the grid of running statistics."""
+    """What the first convolution computes, by hand: the codes of its folded weight, whose scales go with the factor."""
     layer = net.network.get_submodule("0")
-    factor = layer.norm.weight / torch.sqrt(layer.norm.running_var + layer.norm.eps)
-    factor = factor.detach().view(-1, 1, 1, 1)
-    weight = fake_quantize(layer.layer.weight * factor, layer.grid.qp) / factor
+    first, now = (factor_of(norm).view(-1, 1, 1, 1) for norm in (model[1], layer.norm))
+    qp = layer.grid.qp
+    stretched = QParams(qp.scale * (now / first).abs().flatten(), qp.zero_point, qp.dtype, axis=0)
+    weight = fake_quantize(layer.layer.weight * now, stretched) / now
     values = fake_quantize(x, net.grids["input_1"].qp)
     return functional.conv2d(values, weight, layer.layer.bias).detach()
 
@@ -773,17 +971,101 @@ def test_running_statistics_are_those_of_the_quantized_convolution():
     assert (norm.running_mean - model[1].running_mean).abs().max() > 0.01
 
 
+def resized(net):
+    """Make the norm of the first convolution give its channels other sizes; by how much."""
+    norm = net.network.get_submodule("0").norm
+    before = factor_of(norm)
+    with torch.no_grad():
+        norm.weight *= torch.tensor([2.0, 0.5, 8.0, 1.0])
+        norm.running_var *= torch.tensor([0.25, 4.0, 1.0, 16.0])
+    return factor_of(norm) / before
+
+
+@pytest.mark.parametrize("recipe", ["int8", "w4a4 mse", "groups", "affine groups", "one bit"])
+@pytest.mark.parametrize("scales", SCALES)
+def test_what_a_norm_does_to_the_size_of_a_channel_changes_no_code(recipe, scales):
+    """Scales of the folded weight go along with |gamma / sigma|."""
+    last = Override("7", weights={"granularity": "channel"})
+    chosen = Recipe(Scheme(4, granularity=3), AFFINE, (last,)) if recipe == "groups" else RECIPES[recipe]
+    net = prepared(convolutions(), IMAGES, chosen, scales=scales)
+    (before, *others), ratio = convert(net).weights.values(), resized(net)
+    (after, *same), _ = convert(net).weights.values(), assert_deployed(net, IMAGES)
+    assert torch.equal(before.codes, after.codes)
+    shape = 4, -1
+    assert torch.allclose(after.scale.view(shape), before.scale.view(shape) * ratio.view(shape), rtol=1e-5)
+    for one, other in zip(others, same, strict=True):
+        assert torch.equal(one.codes, other.codes) and torch.equal(one.scale, other.scale)
+
+
+def test_a_norm_that_changes_its_sign_turns_the_codes():
+    net = prepared(convolutions(), IMAGES)
+    before, norm = next(iter(convert(net).weights.values())), net.network.get_submodule("0").norm
+    with torch.no_grad():
+        norm.weight[1] *= -1
+    after = next(iter(convert(net).weights.values()))
+    assert torch.equal(after.codes, before.codes * torch.tensor([1, -1, 1, 1]).view(-1, 1, 1, 1))
+    assert torch.equal(after.scale, before.scale)
+
+
+def test_one_scale_for_all_outputs_stays():
+    net = prepared(convolutions(), IMAGES, Recipe(Scheme(4), AFFINE))
+    before, _ = next(iter(convert(net).weights.values())), resized(net)
+    after = next(iter(convert(net).weights.values()))
+    assert torch.equal(after.scale, before.scale) and not torch.equal(after.codes, before.codes)
+    assert_deployed(net, IMAGES)
+
+
+@pytest.mark.parametrize("scales", ["fixed", "observed", "lsq"])
+def test_freezing_changes_no_more_than_the_statistics(scales):
+    """Once running ones are those of the batch, a frozen network gives what the one before gave."""
+    net = prepared(convolutions(momentum=1.0), IMAGES, RECIPES["weights"], scales=scales, freeze_norms_after=3)
+    resized(net)
+    with torch.no_grad():
+        *_, before, frozen = (net(IMAGES) for _ in range(4))
+    # The running variance is that of the sample: 1 / (24 * 36) more.
+    assert torch.allclose(frozen, before, atol=2e-3 * float(before.abs().max()))
+
+
+def test_starting_anew_knows_the_size_of_channels():
+    net = prepared(convolutions(), IMAGES, RECIPES["w4a4 mse"], scales="lsq")
+    resized(net)
+    net.restart()
+    layer = net.network.get_submodule("0")
+    weight, _ = layer.folded()
+    assert torch.allclose(layer.grid.step(weight, layer.stretch), lsq_start(weight, 7, axis=0), rtol=1e-5)
+
+
+def test_a_norm_learns_by_its_own_derivative_alone():
+    """The factor in front of the grid is a constant: d/dgamma is the sum of the gradient times (y - mu) / sigma."""
+    net = prepared(convolutions(), IMAGES, Recipe(replace(CHANNEL, bits=2), AFFINE))
+    norm, seen = net.network.get_submodule("0").norm, []
+
+    def hook(_, inputs, output):
+        output.retain_grad()
+        seen.append((inputs[0].detach(), output))
+
+    norm.register_forward_hook(hook)
+    functional.cross_entropy(net(IMAGES), LABELS).backward()
+    ((y, output),) = seen
+    mean, variance = y.mean((0, 2, 3), keepdim=True), y.var((0, 2, 3), unbiased=False, keepdim=True)
+    expected = (output.grad * (y - mean) / torch.sqrt(variance + norm.eps)).sum((0, 2, 3))
+    assert torch.allclose(norm.weight.grad, expected, rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("after", [0, 1, 3])
 def test_frozen_after_so_many_passes(after):
-    """From then on the statistics stay, and images of a batch know nothing of each other."""
+    """From then on the statistics stay, the norm is folded, and images of a batch know nothing of each other."""
     net = prepared(convolutions(), IMAGES, freeze_norms_after=after)
-    norm = net.network.get_submodule("0").norm
+    norm, called = net.network.get_submodule("0").norm, []
+    norm.register_forward_hook(lambda *_: called.append(1))
     assert net.training and net.steps == 0
     for i in range(after + 3):
         assert net.steps == i
         before = norm.running_mean.clone(), norm.running_var.clone()
+        called.clear()
         with torch.no_grad():
             y = net(IMAGES[:8] * (1 + i / 10))
+        assert len(called) == (i < after)
         moved = not (torch.equal(before[0], norm.running_mean) and torch.equal(before[1], norm.running_var))
         assert moved == (i < after)
         alone = copy.deepcopy(net)
@@ -797,7 +1079,18 @@ def test_frozen_after_so_many_passes(after):
     for mode in (True, False, True):
         net.train(mode)
         assert not norm.training
+    with torch.no_grad():
+        # But for the rounding of values, to another code here and there.
+        step = next(reversed(net.grids.values())).scale
+        assert (net(IMAGES) - evaluated(net, IMAGES)).abs().max() <= 1.01 * step
     assert_deployed(net, IMAGES)
+
+
+def test_a_pass_that_fails_is_no_step():
+    net = prepared(nn.Linear(4, 3), torch.eye(4), freeze_norms_after=1)
+    with pytest.raises(RuntimeError):
+        net(torch.ones(2, 5))
+    assert net.steps == 0
 
 
 def test_never_frozen_unless_told():
@@ -854,17 +1147,22 @@ def test_gradients_reach_every_parameter(name, scales):
     net = prepared(model, x, Recipe(replace(CHANNEL, bits=4), replace(AFFINE, bits=4)), scales=scales)
     y = net(x)
     (y * torch.randn(y.shape)).sum().backward()
-    for key, p in net.named_parameters():
+    found = dict(net.named_parameters())
+    for key, p in found.items():
         assert p.requires_grad and p.grad is not None and p.grad.isfinite().all(), key
-        # Behind a batch norm a bias of its own counts for nothing, and an offset counts where values are clipped.
-        assert p.grad.any() or key.endswith(("bias", "shift")) or scales == "pact", key
+        # A norm takes away the bias before it; offsets, and of PACT the ends of ranges, count where values are clipped.
+        normed = key.endswith("layer.bias") and key.removesuffix("layer.bias") + "norm.weight" in found
+        clips = key.endswith("shift") or (scales == "pact" and key.endswith("log_ratio"))
+        assert p.grad.any() or normed or clips, key
     assert bool(net.scales()) == (scales not in ("fixed", "observed"))
 
 
 # --- Ranges that are observed ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("observer", "share"), [("minmax", 0.01), ("moving 0.5", 0.5), ("moving", 0.01)])
+@pytest.mark.parametrize(
+    ("observer", "share"), [("minmax", 0.01), ("moving 0.5", 0.5), ("moving", 0.01), ("percentile 99", 0.01)]
+)
 @pytest.mark.parametrize("channels", [True, False])
 def test_moving_ranges_by_hand(observer, share, channels):
     """m + c (x - m) for the ends of each batch, and the affine grid that these ends give."""
@@ -883,12 +1181,32 @@ def test_moving_ranges_by_hand(observer, share, channels):
         if i < 4:
             low, high = (m + share * (e - m) for m, e in zip((low, high), ends(x), strict=True))
         net(x)
-        qp = choose_qparams(low, high, UINT8, symmetric=False, axis=0 if channels else None)
+        qp, same = (
+            choose_qparams(*pair, UINT8, symmetric=False, axis=0 if channels else None)
+            for pair in ((low, high), (grid.low, grid.high))
+        )
         assert torch.allclose(grid.scale, qp.scale, rtol=1e-5)
         assert (grid.zero_point - qp.zero_point).abs().max() <= (1 if channels else 0)
+        assert torch.equal(grid.scale, same.scale) and torch.equal(grid.zero_point, same.zero_point)
     before = grid.scale.clone()
     evaluated(net, 100 * x)
     assert torch.equal(grid.scale, before)
+
+
+def test_moving_ranges_of_symmetric_values_by_hand():
+    """Each end by itself, and the symmetric grid that the farther one gives; at the start both are that of the grid."""
+    values = replace(Scheme(3), observer="moving 0.1")
+    net = prepared(nn.Linear(4, 3), randn(10, 4), Recipe(CHANNEL, values), scales="observed")
+    grid = net.grids["input_1"]
+    high = 3 * grid.scale.clone()
+    low = -high
+    for i in range(3):
+        x = randn(10, 4, seed=i)
+        x = x / x.abs().max()
+        low, high = low + 0.1 * (x.min() - low), high + 0.1 * (x.max() - high)
+        net(x)
+        assert torch.allclose(grid.scale, torch.maximum(-low, high) / 3, rtol=1e-5)
+        assert int(grid.zero_point) == 0
 
 
 def test_ranges_of_weights_follow_the_weights():
@@ -963,6 +1281,18 @@ def test_the_network_given_stays_as_it_is(training):
     assert [m.training for m in model.modules()] == [m.training for m in before.modules()]
     frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
     assert frozen == {"network.0.layer.weight", "network.0.layer.bias"}
+
+
+@pytest.mark.parametrize("learns", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_norm_without_a_layer_learns_if_it_did(affine, learns):
+    model = nn.Sequential(
+        *(nn.ReLU(), nn.BatchNorm2d(3, affine=affine), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
+    )
+    model[1].requires_grad_(learns)
+    net = prepared(model.eval(), IMAGES)
+    found = [p.requires_grad for name, p in net.named_parameters() if name.startswith("network.1")]
+    assert found and set(found) == {learns and affine}
 
 
 @pytest.mark.parametrize("scales", SCALES)
@@ -1246,6 +1576,44 @@ def test_a_training_interrupted_again_and_again(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
 
 
+def test_the_end_is_written_however_rare_checkpoints_are(tmp_path):
+    net, path = fresh(), tmp_path / "checkpoint"
+    losses = trained(net, checkpoint=path, checkpoint_every=100)
+    again = fresh()
+    seen, _, _ = watch(again)
+    assert trained(again, checkpoint=path) == losses and not seen and same_state(again, net)
+
+
+def test_a_second_training_goes_on_with_the_steps_of_the_first(tmp_path):
+    """What freezes after so many passes counts those of both."""
+    whole, net, path = fresh(), fresh(), tmp_path / "checkpoint"
+    for first in (whole, net):
+        trained(first, epochs=1)
+    losses = trained(whole)
+    interrupt(net, 3 + 4)
+    with pytest.raises(InterruptionError):
+        trained(net, checkpoint=path, checkpoint_every=2)
+    other = fresh()
+    assert trained(other, checkpoint=path) == losses and same_state(other, whole) and other.steps == 3 + 9
+
+
+def test_chance_goes_on_where_it_was(tmp_path):
+    """For a teacher that draws random numbers."""
+
+    def noisy(x):
+        return torch.randn(len(x), 3)
+
+    whole, net, other, path = fresh(), fresh(), fresh(), tmp_path / "checkpoint"
+    torch.manual_seed(7)
+    losses = trained(whole, teacher=noisy)
+    torch.manual_seed(7)
+    interrupt(net, 4)
+    with pytest.raises(InterruptionError):
+        trained(net, teacher=noisy, checkpoint=path, checkpoint_every=2)
+    torch.manual_seed(99)
+    assert trained(other, teacher=noisy, checkpoint=path) == losses and same_state(other, whole)
+
+
 def killed_while_writing(path):
     """In a process of its own: half of the fifth checkpoint is on the disk when there is no process any more."""
     torch.set_num_threads(1)
@@ -1472,12 +1840,14 @@ def test_the_teacher_stays_as_it_is():
     assert not teacher.training and all(p.grad is None for p in teacher.parameters())
 
 
-def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
-    """Before anything is written or learned from it."""
+@pytest.mark.parametrize(("rate", "loss"), [(2e18, "inf"), (1e20, "nan")])
+def test_a_loss_that_is_not_finite_ends_the_training(rate, loss, tmp_path):
+    """Before anything is written or learned from it: a sum of losses beyond float32, and scores beyond it."""
     net = prepared(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)), None, Recipe(None, None))
     path, x = tmp_path / "checkpoint", randn(24, 4)
-    with pytest.raises(ValueError, match=r"^learning_rate: the loss became (inf|nan) in step 2; .* than 1e\+20$"):
-        train(net, x, LABELS, 2, 24, 1e20, checkpoint=path, checkpoint_every=1, progress=False)
+    message = re.escape(f"learning_rate: the loss became {loss} in step 2; need a smaller one than {rate}")
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        train(net, x, LABELS, 2, 24, rate, checkpoint=path, checkpoint_every=1, progress=False)
     assert len(unpack(path.read_bytes())["losses"]) == 1
     assert all(p.isfinite().all() for p in net.parameters())
 
@@ -1622,9 +1992,15 @@ def test_estimators_refuse_scales_that_do_not_fit(shape):
             (lambda g=g: lsq(V, S, -4, 3, g), f"gradient_scale: need a finite number .*, got {g!r}")
             for g in (math.nan, math.inf, "x", None)
         ),
+        (lambda: lsq(V, S, -4, 3, torch.tensor(math.nan)), "gradient_scale: 1 of 1 values are NaN"),
         *(
             (lambda g=g: lsq_plus(V, S, BETA, 0, 7, g), f"gradient_scale: need .*, got {g!r}")
             for g in (math.nan, "x", None)
+        ),
+        (lambda: lsq_plus(V, S, BETA, 0, 7, torch.tensor(math.nan)), "gradient_scale: 1 of 1 values are NaN"),
+        (
+            lambda: lsq_plus(V, S, BETA, 0, 7, torch.ones(3, 1)),
+            r"gradient_scale: need a number where scale \(.*\) and offset \(.*\) are no tensors of one shape, got \(3, 1\)",
         ),
         *(
             (lambda q=q: lsq_plus(V, S, BETA, q, 7), f"q_min: need an integer from .* to 6, got {q!r}")
@@ -1652,6 +2028,7 @@ def test_estimators_refuse_scales_that_do_not_fit(shape):
             (lambda h=h: lsq_gradient_scale(3, h), f"high: need .*, got {h!r}")
             for h in (0, 0.0, -1, math.nan, math.inf, "x", None)
         ),
+        (lambda: lsq_gradient_scale(3, torch.tensor([3.0, 0.0])), "high: need a largest code above 0"),
         *(
             (lambda n=n: lsq_gradient_scale(n, 3), f"count: need an integer from 1 .*, got {n!r}")
             for n in (0, -1, 2.5, "3", True)
@@ -1708,10 +2085,13 @@ def test_what_can_not_be_computed_or_converted():
     for other in (3, None, SMALL_ONE, ptq(SMALL_ONE, torch.eye(4)), TrainableModel):
         with pytest.raises(ValueError, match=f"^trainable: need what prepare gives, got a {type(other).__name__}"):
             convert(other)
-    with torch.no_grad():
-        net.network.get_parameter("layer.bias" if hasattr(net.network, "layer") else "0.layer.bias")[0] = math.nan
-    with pytest.raises(ValueError, match="bias"):
-        convert(net)
+    for name, bad in itertools.product(("weight", "bias"), (math.nan, math.inf)):
+        net = prepared(SMALL_ONE, torch.eye(4))
+        ((node, layer),) = net.layers().items()
+        with torch.no_grad():
+            layer.layer.get_parameter(name).view(-1)[0] = bad
+        with pytest.raises(ValueError, match=f"^trainable: {name} of {net.graph[node].label}: 1 of "):
+            convert(net)
 
 
 NO_NUMBERS = (-1, -1e-9, math.nan, math.inf, -math.inf, "1", True, None, [1e-3], 1j, torch.tensor([1.0, 2.0]))
@@ -1808,6 +2188,16 @@ def test_bars_go_to_stderr(capsys):
     train(net, X, Y, epochs=2, batch_size=3)
     out, err = capsys.readouterr()
     assert out == "" and "training" in err and "4/4" in err
+
+
+def test_a_bar_goes_on_where_it_was(capsys, tmp_path):
+    net, path = fresh(), tmp_path / "checkpoint"
+    interrupt(net, 4)
+    with pytest.raises(InterruptionError):
+        trained(net, checkpoint=path, checkpoint_every=4)
+    trained(fresh(), checkpoint=path, progress=True)
+    _, err = capsys.readouterr()
+    assert "9/9" in err
 
 
 # --- On a GPU ----------------------------------------------------------------------------------------------------------
