@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
 from quantcourse import calibrate, data, models
-from quantcourse.affine import INT8, QParams, choose_qparams, fake_quantize
+from quantcourse.affine import INT8, IntType, QParams, choose_qparams, fake_quantize
 from quantcourse.engine import IntegerModel
 from quantcourse.export import to_onnx
 from quantcourse.graph import WEIGHTED, trace
@@ -32,6 +32,7 @@ from quantcourse.ptq import (
     Recipe,
     Scheme,
     float_network,
+    folded,
     quantize,
     quantize_each,
     weight_codes,
@@ -540,6 +541,24 @@ def test_dynamic_equals_static_on_one_batch():
     assert distance([dynamic(1000 * x)], [model(1000 * x).detach()]) < 0.02
 
 
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layer_and_its_norm_folded_are_what_torch_computes_of_both(bias, affine):
+    for layer, norm, x in (
+        (nn.Conv2d(3, 6, 3, groups=3, bias=bias), nn.BatchNorm2d(6, affine=affine), randn(5, 3, 7, 7)),
+        (nn.Linear(4, 6, bias=bias), nn.BatchNorm1d(6, affine=affine, eps=0.1), randn(5, 4)),
+    ):
+        state = {"running_mean": randn(6, seed=1), "running_var": randn(6, seed=2).exp()}
+        if affine:
+            state |= {"weight": randn(6, seed=3), "bias": randn(6, seed=4)}
+        norm.load_state_dict({**norm.state_dict(), **state})
+        both = nn.Sequential(layer, norm).eval().double()
+        wide, shift = folded(layer.weight, layer.bias, norm)
+        one = copy.deepcopy(layer)
+        one.weight, one.bias = nn.Parameter(wide), nn.Parameter(shift)
+        assert torch.allclose(one(x.double()), both(x.double()), rtol=1e-12, atol=1e-12)
+
+
 def test_bias_correction_restores_the_mean_of_each_output():
     """With float values in between, the mean of a layer's outputs over the batches is that of the float layer."""
     for name in ("unet", "shared", "two inputs", "signal", "attention"):
@@ -1028,6 +1047,16 @@ def test_on_a_gpu(preset):
 # --- Files -------------------------------------------------------------------------------------------------------
 
 
+def rewritten(path, change):
+    """The path of a saved model whose record was changed."""
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    record = json.loads(metadata["model"])
+    change(record)
+    save_file(load_file(path), path, {**metadata, "model": json.dumps(record)})
+    return path
+
+
 @pytest.fixture
 def saved(tmp_path):
     """A small saved model, and what rewrites its record."""
@@ -1035,16 +1064,7 @@ def saved(tmp_path):
     model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(1), nn.Linear(144, 2)))
     quantized = quantize(model, [IMAGES], progress=False)
     quantized.save(path)
-
-    def rewrite(change):
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-        record = json.loads(metadata["model"])
-        change(record)
-        save_file(load_file(path), path, {**metadata, "model": json.dumps(record)})
-        return path
-
-    return rewrite
+    return partial(rewritten, path)
 
 
 def injected(**call):
@@ -1429,18 +1449,22 @@ def test_a_file_that_makes_more_of_signs_is_refused(tmp_path):
     assert QuantizedModel.load(path).size() == quantized.size()
 
 
-def test_files_from_before_there_were_signs(saved):
+@pytest.mark.parametrize("bits", [2, 8])
+def test_files_from_before_there_were_signs(bits, tmp_path):
     """Say nothing of narrow types, and mean none."""
 
     def older(record):
         for codes in record["weights"].values():
             assert codes.pop("narrow") is False
 
-    path = saved(lambda record: None)
-    expected = QuantizedModel.load(path)
-    found = QuantizedModel.load(saved(older))
+    recipe = Recipe(Scheme(bits, granularity="channel"), AFFINE)
+    expected = quantize(seeded(lambda: nn.Linear(4, 3)), [randn(9, 4)], recipe, progress=False)
+    expected.save(tmp_path / "model")
+    found = QuantizedModel.load(rewritten(tmp_path / "model", older))
     assert same(found.state_dict().values(), expected.state_dict().values())
-    assert [codes.bits for codes in found.weights.values()] == [8, 8]
+    assert [codes.dtype for codes in found.weights.values()] == [IntType(bits, signed=True)]
+    assert [codes.bits for codes in found.weights.values()] == [bits]
+    assert found.size() == expected.size()
 
 
 # --- Observers that were given -----------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ counts what one process finds.
 
 import importlib.util
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import scaling_processes
 from quantcourse import calibrate, data, models, ptq, qat
@@ -183,9 +185,44 @@ def test_a_shard_is_neither_lost_nor_counted_twice(monkeypatch, tmp_path):
     assert not (tmp_path / "pass 1").exists()
 
 
+def test_half_a_folder_is_none(monkeypatch, tmp_path):
+    """What broke off while it was written can be written anew."""
+    found, save = seen([0]), calibrate.MinMax.save
+
+    def full(observer, path):
+        if any(tmp_path.rglob("* minmax")):
+            raise OSError("disk full")
+        save(observer, path)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(calibrate.MinMax, "save", full)
+        with pytest.raises(OSError, match="disk full"):
+            shards.save(found, tmp_path / "pass 1")
+    assert not (tmp_path / "pass 1").exists()
+    shards.save(found, tmp_path / "pass 1")
+    assert_alike(calibrated(tmp_path / "pass 1"), shards.flat(found))
+
+
+def test_a_run_that_lost_a_batch_is_refused(monkeypatch):
+    watch = shards.watch
+    monkeypatch.setattr(shards, "watch", lambda graph, batches, observers: watch(graph, batches[1:], observers))
+    with pytest.raises(SystemExit, match=r"^need 24576 values of the input, minmax has seen 16384$"):
+        shards.together(GRAPH, BATCHES, 0, 1)
+
+
+def test_every_process_computes_as_any_other(monkeypatch):
+    """As many threads, and no shortcuts in the products."""
+    torch.set_num_threads(2)
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = True, False
+    here(monkeypatch, *NOTHING)
+    assert torch.get_num_threads() == 1
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == (False, True)
+
+
 NETWORK = models.load("mlp")
 GRAPH = ptq.float_network(NETWORK)
-BATCHES = data.digits("train")[0][:96].split(32)
+IMAGES = data.digits("train")[0]
+BATCHES = IMAGES[:96].split(32)
 
 
 def seen(which, ends=None):
@@ -193,6 +230,14 @@ def seen(which, ends=None):
     observers = shards.first_pass(GRAPH) if ends is None else shards.second_pass(ends)
     shards.watch(GRAPH, [BATCHES[i] for i in which], observers)
     return observers
+
+
+def test_a_digest_knows_every_end_and_every_count():
+    """Observers of the same places, kinds and numbers of values that have seen other images."""
+    ends = seen(range(3))
+    one, again, other = seen([0], ends), seen([0], ends), seen([1], ends)
+    assert shards.digest(one) == shards.digest(again) != shards.digest(other)
+    assert shards.digest(seen([0])) != shards.digest(seen([1]))
 
 
 def merged(first, *others):
@@ -308,11 +353,9 @@ def test_processes_that_train_keep_one_network(two_processes):
 
 @pytest.mark.parametrize("scales", ["lsq", "lsq+"])
 def test_processes_learn_the_same_scales(scales, two_processes):
-    printed = (two_processes / f"{scales} 0").read_text()
-    verdicts = {part: verdict for part, (verdict, _) in compared(printed).items()}
-    assert verdicts.pop((1, "running statistics")) in ("alike", "different")
-    assert set(verdicts.values()) == {"alike"}
-    assert len(verdicts) == 3
+    """And running statistics, which all take from the first in each pass, once these are frozen."""
+    found = compared((two_processes / f"{scales} 0").read_text())
+    assert [verdict for verdict, _ in found.values()] == ["alike"] * 4
 
 
 def test_one_process_trains_without_a_group(monkeypatch, capsys):
@@ -325,23 +368,75 @@ def test_one_process_trains_without_a_group(monkeypatch, capsys):
     assert calibrated + 5 < trained  # at two bits training is worth much
 
 
-def test_ranges_are_those_of_all_images(monkeypatch):
+def test_rates_orders_and_freezing_of_the_script(monkeypatch):
+    """A cosine over all steps, the same images in another order in each epoch, norms that stay after half of the steps
+    and ranges after three quarters.
+    """
+    monkeypatch.syspath_prepend(EXAMPLES)
+    line = ["--images", "128", "--batch", "32", "--epochs", "2", "--scales", "lsq", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["train_qat_ddp.py", *line])
+    nets, rates, seen, prepare = [], [], [], qat.prepare
+
+    def watched(*arguments, **options):
+        net = prepare(*arguments, **options)
+        net.register_forward_pre_hook(lambda net, inputs: seen.append(inputs[0]) if net.training else None)
+        nets.append(net)
+        return net
+
+    def step(optimizer, *_):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+
+    monkeypatch.setattr(qat, "prepare", watched)
+    hook = register_optimizer_step_pre_hook(step)
+    try:
+        script("train_qat_ddp").main()
+    finally:
+        hook.remove()
+    (net,) = nets
+    assert net.steps == len(rates) == len(seen) == 8
+    for t, of_groups in enumerate(rates):
+        assert of_groups == pytest.approx([1e-3 * (1 + math.cos(math.pi * t / 8)) / 2] * 2)
+    first, second, images = (x.flatten(1).tolist() for x in (torch.cat(seen[:4]), torch.cat(seen[4:]), IMAGES[:128]))
+    assert first != second and sorted(first) == sorted(second) == sorted(images)
+    assert (net.freeze_norms_after, net.freeze_ranges_after) == (4, 6)
+
+
+def test_a_batch_that_processes_can_not_share_is_refused(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setattr(sys, "argv", ["train_qat_ddp.py", "--batch", "65"])
+    ddp = script("train_qat_ddp")
+    with pytest.raises(SystemExit, match=r"^--batch: need a multiple of 2, the number of processes, got 65$"):
+        ddp.train(ddp.settings(), 1, 2, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_ranges_are_those_of_all_images(granularity, monkeypatch):
     x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
     x[5], x[50] = -7, 9  # one end in each shard
-    start = qat.prepare(torch.nn.Linear(4, 2), [x[:8]], scales="observed", progress=False).state_dict()
+    values = ptq.Scheme(symmetric=False, signed=False, granularity=granularity)
+    recipe = ptq.Recipe(ptq.Scheme(granularity="channel"), values)
+
+    def prepared():
+        return qat.prepare(torch.nn.Linear(4, 2), [x[:8]], recipe, scales="observed", progress=False)
+
+    start = prepared().state_dict()
     names = [f"grids.input_1.{part}" for part in ("low", "high", "scale", "zero_point")]
 
     def grid_of_input(images):
-        net = qat.prepare(torch.nn.Linear(4, 2), [x[:8]], scales="observed", progress=False)
+        net = prepared()
         net.load_state_dict(start)
         net(images)
         return [net.state_dict()[name] for name in names]
 
+    def ends_of(images):
+        axes = 0 if granularity == "channel" else (0, 1)
+        return torch.stack([-images.amin(axes), images.amax(axes)])
+
     def reduced(ends, operation):
         """What two processes would find, of which the other has the second half of the images."""
         assert operation == torch.distributed.ReduceOp.MAX
-        if torch.equal(ends.flatten(), torch.stack([-x[:32].min(), x[:32].max()])):
-            torch.maximum(ends, torch.stack([-x[32:].min(), x[32:].max()]).view_as(ends), out=ends)
+        if torch.equal(ends, ends_of(x[:32])):
+            torch.maximum(ends, ends_of(x[32:]), out=ends)
 
     whole = grid_of_input(x)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
