@@ -14,7 +14,7 @@ PAGES := _build/html
 BUILD  = $(BIN)/jupyter-book build . -W --keep-going -n
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test test-browser test-matrix refresh weights clean build
+.PHONY: help book serve test test-browser test-matrix refresh weights assignments clean build
 
 book: build ## Build the site from the stored outputs (sets up .venv on the first run)
 	@echo
@@ -47,9 +47,12 @@ refresh: $(READY) ## Run all notebooks in place and clean them (or some: NOTEBOO
 weights: $(READY) ## Train the stored networks anew, about 10 minutes (or some: NAMES="plain vit" SEEDS="0 1")
 	$(BIN)/python tools/weights.py $(NAMES:%=--name %) $(SEEDS:%=--seed %)
 
+assignments: $(READY) ## Build the homework from its masters: what is handed out, and the tests that grade it
+	$(BIN)/python -m coursework.assign
+
 clean: ## Remove the site and all caches; .venv stays
 	rm -rf _build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis book/.ipynb_checkpoints book/jupyter_execute
-	find quantcourse tests tools benchmarks book -name __pycache__ -type d -prune -exec rm -rf {} +
+	find quantcourse tests tools benchmarks book coursework -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

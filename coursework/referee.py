@@ -1,0 +1,311 @@
+"""Grades one submission: its cells run in a jail, the tests run out here, against what the jail answers.
+
+In a process of its own, so that whatever comes out of a jail can break no more than this one grade.
+"""
+
+import builtins
+import contextlib
+import inspect
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+from otter.test_files import OKTestFile
+
+from coursework import inmate, values
+from coursework.jail import specification
+from coursework.values import CrossingError, pack, unpack
+
+GIGABYTE = 1 << 30
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a submission may take."""
+
+    seconds: float = 60.0
+    """In all, starting Python included; one cell may take half of it, one call of a function a quarter."""
+    memory: int = 6 * GIGABYTE
+    """Of one process; all together may use as much, too."""
+    processes: int = 64
+    file_size: int = 256 << 20
+    jails: int = 4
+    """New ones, after cells and calls that broke one."""
+    referee: int = 4 * GIGABYTE
+    """Memory of the process out here."""
+
+
+@dataclass
+class Question:
+    """One question: points and what was found."""
+
+    name: str
+    score: float
+    possible: float
+    public: list[tuple[str, bool, str]] = field(default_factory=list)
+    """Name, whether passed, and what to tell, of each test that students know."""
+    hidden: tuple[int, int] = (0, 0)
+    """Passed, of so many tests that students don't know."""
+
+
+@dataclass
+class Result:
+    """What became of a submission."""
+
+    status: str
+    questions: list[Question]
+    notes: list[str]
+    seconds: float
+
+
+class LostJail(BaseException):
+    """The jail gives no answer any more.  Not an ``Exception``: no test may take it for one of a student's."""
+
+
+class OutOfTime(LostJail):
+    """The time of the submission is over."""
+
+
+class Jail:
+    """A running jail with the names of one notebook.
+
+    A cell or a function that breaks it, or takes too long, is left out from then on: a new jail runs the other cells again.
+    """
+
+    def __init__(self, cells: list[str], limits: Limits, without: list[str]) -> None:
+        self.cells, self.limits, self.without = cells, limits, without
+        self.end = time.monotonic() + limits.seconds
+        self.left_out: dict[int | str, str] = {}
+        self.notes: list[str] = []
+        self.open()
+
+    def open(self) -> None:
+        """Run all cells in a new jail; those that break it one by one less."""
+        while True:
+            self.start()
+            self.notes = [f"cell {i + 1}: {why}" for i, why in self.left_out.items() if isinstance(i, int)]
+            for i, cell in enumerate(self.cells):
+                if i in self.left_out:
+                    continue
+                try:
+                    self.notes += self.ask("run", i, cell, seconds=self.limits.seconds / 2)
+                except OutOfTime:
+                    raise
+                except LostJail as error:
+                    self.left_out[i] = str(error)
+                    break
+            else:
+                return
+
+    def start(self) -> None:
+        """A new jail in place of the old one."""
+        import execnet
+
+        self.close()
+        if len(self.left_out) > self.limits.jails:
+            raise OutOfTime(f"needs more than {self.limits.jails} jails")
+        self.group = execnet.Group()
+        try:
+            self.gateway = self.group.makegateway(specification(self.without))
+            self.channel = self.gateway.remote_exec(inspect.getsource(values) + inspect.getsource(inmate))
+        except (OSError, EOFError, execnet.HostNotFound) as error:
+            raise OutOfTime(f"the jail did not start: {error}") from None
+        limits = self.limits
+        self.ask("limit", limits.memory, int(limits.seconds) + 1, limits.processes, limits.file_size)
+
+    def close(self) -> None:
+        """End the jail with all that runs in it."""
+        if group := getattr(self, "group", None):
+            for gateway in group:
+                gateway._io.kill()
+            group.terminate(timeout=0.1)
+
+    def ask(self, *order: Any, seconds: float | None = None) -> Any:
+        """The answer to an order, in time."""
+        left = self.end - time.monotonic()
+        most = left if seconds is None else min(left, seconds)
+        try:
+            if left <= 0:
+                raise TimeoutError
+            self.channel.send(order)
+            return self.channel.receive(most)
+        except (TimeoutError, self.channel.TimeoutError):
+            if most == left:
+                raise OutOfTime(f"took more than {self.limits.seconds:g} s") from None
+            raise LostJail(f"took more than {seconds:g} s") from None
+        except (EOFError, OSError, self.channel.RemoteError):
+            raise LostJail("ended its own process, or wanted more memory than there is") from None
+        except Exception as error:
+            raise LostJail(f"answered with what is no message ({type(error).__name__})") from None
+
+    def names(self, wanted: list[str]) -> dict[str, Any]:
+        """What the notebook has under these names."""
+        found = {}
+        for name in wanted:
+            kind, *rest = self.ask("look", name)
+            if kind == "function":
+                found[name] = self.function(name)
+            elif kind == "value":
+                found[name] = unpack(rest[0])
+            elif kind == "other":
+                self.notes.append(f"{name}: {rest[0]}")
+        return found
+
+    def function(self, name: str) -> Callable[..., Any]:
+        """A function that calls the one in the jail, and has nothing else of it."""
+
+        def remote(*args: Any, **kwargs: Any) -> Any:
+            if name in self.left_out:
+                raise RuntimeError(f"{name} {self.left_out[name]}")
+            try:
+                kind, *rest = self.ask("call", name, pack((args, kwargs)), seconds=self.limits.seconds / 4)
+            except OutOfTime:
+                raise
+            except LostJail as error:
+                self.left_out[name] = str(error)
+                self.open()
+                raise RuntimeError(f"{name} {error}") from None
+            if kind == "returned":
+                return unpack(rest[0])
+            error = getattr(builtins, str(rest[0]), None)
+            known = isinstance(error, type) and issubclass(error, Exception)
+            raise (error if known else RuntimeError)(str(rest[1]))
+
+        remote.__name__ = name
+        return remote
+
+
+def watch(most: int) -> None:
+    """End all that this process has started, whenever it uses more memory together."""
+    import psutil
+
+    while True:
+        below = psutil.Process().children(recursive=True)
+        used = 0
+        for process in below:
+            with contextlib.suppress(psutil.Error):
+                used += process.memory_info().rss
+        if used > most:
+            for process in below:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+        time.sleep(0.2)
+
+
+class Insider:
+    """The same without a jail, for the solution of whoever wrote the tests."""
+
+    def __init__(self, cells: list[str]) -> None:
+        self.space: dict[str, Any] = {"__name__": "__main__"}
+        otter = sys.modules["otter"]
+        inmate.stand_ins()
+        try:
+            self.notes = [note for i, cell in enumerate(cells) for note in inmate.run(i, cell, self.space)]
+        finally:
+            sys.modules["otter"] = otter
+
+    def names(self, wanted: list[str]) -> dict[str, Any]:
+        return {name: self.space[name] for name in wanted if name in self.space}
+
+    def close(self) -> None:
+        pass
+
+
+def grade(cells: list[str], assignment: Mapping[str, Any], limits: Limits, trusted: bool = False) -> Result:
+    """The result of one notebook.
+
+    Args:
+        cells: its code, as text.
+        assignment: ``tests``: the specifications of Otter's test files by name; ``answers``: the names that students
+            define; ``without``: the modules that they can't use.
+        limits: what it may take.
+        trusted: in this process, without a jail.
+    """
+    start = time.monotonic()
+    tests = assignment["tests"]
+    questions: list[Question] = []
+    notes: list[str] = []
+    status = "graded"
+    room: Any = None
+    try:
+        room = Insider(cells) if trusted else Jail(cells, limits, assignment["without"])
+        space = room.names(assignment["answers"])
+        for name in tests:
+            # One by one, since what was graded before a jail is lost still counts.
+            questions += [_question(name, tests[name], space)]
+    except (LostJail, CrossingError) as error:
+        status = str(error)
+    finally:
+        if room is not None:
+            notes = room.notes
+            room.close()
+    left = {name: tests[name] for name in list(tests)[len(questions) :]}
+    questions += nothing(status, left, 0.0).questions
+    return Result(status, questions, notes, round(time.monotonic() - start, 2))
+
+
+def nothing(why: str, tests: Mapping[str, Any], seconds: float) -> Result:
+    """No points for any of these tests."""
+    questions = []
+    for name, spec in tests.items():
+        cases = _file(spec).test_cases
+        hidden = sum(case.hidden for case in cases)
+        questions.append(Question(name, 0.0, float(sum(case.points for case in cases)), [], (0, hidden)))
+    return Result(why, questions, [], round(seconds, 2))
+
+
+def _file(spec: Mapping[str, Any]) -> Any:
+    return OKTestFile.from_spec(dict(spec))
+
+
+def _question(name: str, spec: Mapping[str, Any], space: Mapping[str, Any]) -> Question:
+    test = _file(spec)
+    lost: list[LostJail] = []
+    test.run({k: _watched(v, lost) for k, v in space.items()})
+    if lost:
+        # doctest takes any exception for a failed test; this one is the end.
+        raise lost[0]
+    results = test.test_case_results
+    public = [(r.test_case.name, r.passed, _told(r)) for r in results if not r.test_case.hidden]
+    hidden = [r.passed for r in results if r.test_case.hidden]
+    return Question(name, float(test.score), float(test.possible), public, (sum(hidden), len(hidden)))
+
+
+def _watched(value: Any, lost: list[LostJail]) -> Any:
+    if not callable(value):
+        return value
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return value(*args, **kwargs)
+        except LostJail as error:
+            lost.append(error)
+            raise
+
+    return watched
+
+
+def _told(result: Any) -> str:
+    """What a student reads of a public test: its message, or the last line of the error."""
+    if result.passed:
+        return result.test_case.success_message or ""
+    lines = [line for line in (result.message or "").strip().splitlines() if line.strip()]
+    return result.test_case.failure_message or (lines[-1].strip() if lines else "failed")
+
+
+def work(sender: Connection, cells: list[str], assignment: Mapping[str, Any], limits: Limits) -> None:
+    """Grade and send the result, in a process that nobody else needs."""
+    # A forged frame may claim any size.  The hard limit stays, for the jail has a limit of its own.
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (limits.referee, hard))
+    threading.Thread(target=watch, args=(limits.memory,), daemon=True).start()
+    sender.send(asdict(grade(cells, assignment, limits)))
+    # Threads of a jail that lies may never end.
+    sender.close()
+    os._exit(0)
