@@ -43,7 +43,7 @@ def command(without: Iterable[str] = ()) -> list[str]:
     words += ["--hostname", "jail", "--clearenv", "--setenv", "PATH", "/usr/bin:/bin", "--setenv", "HOME", "/tmp"]
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         words += ["--setenv", name, "1"]
-    words += ["--setenv", "PYTHONDONTWRITEBYTECODE", "1"]
+    words += ["--setenv", "PYTHONDONTWRITEBYTECODE", "1", "--setenv", "MPLBACKEND", "Agg"]
     words += [
         "--proc",
         "/proc",

@@ -343,9 +343,10 @@ class TrainableLayer(nn.Module):
             # In training, time counts for more than the last bit.
             precision = torch.float32 if self.training else torch.float64
             weight, bias = self.folded(precision)
-            on_grid = self.on_grid(weight, self.stretch)
+            stretch = self.stretch
+            on_grid = self.on_grid(weight, stretch)
             if bias is not None:
-                bias = self.bias_on_grid(bias, weight, precision)
+                bias = self.bias_on_grid(bias, weight, stretch, precision)
             return self._called(on_grid, bias, args, kwargs)
         # The codes are those of the folded weight; the factor is there for them alone.
         weight = outputs_first(self.layer)
@@ -390,7 +391,7 @@ class TrainableLayer(nn.Module):
         if self.grid is None:
             return weight
         rows = self.rows(weight)
-        if stretch is not None:
+        if stretch is not None and len(stretch) < len(rows):
             stretch = stretch.repeat_interleave(len(rows) // len(stretch))
         result: Tensor = self.grid(rows, stretch).view_as(weight)
         return result
@@ -401,7 +402,11 @@ class TrainableLayer(nn.Module):
         return weight if isinstance(group, str) else weight.reshape(-1, group)
 
     def bias_on_grid(
-        self, bias: Tensor, weight: Tensor, precision: torch.dtype
+        self,
+        bias: Tensor,
+        weight: Tensor,
+        stretch: Tensor | None,
+        precision: torch.dtype,
     ) -> Tensor:
         """The folded bias as its codes will have it: multiples of ``s_x s_w``."""
         (before,) = self.before
@@ -409,7 +414,7 @@ class TrainableLayer(nn.Module):
             return bias
         if isinstance(self.grid.scheme.granularity, int):
             return bias
-        of_weight = self.grid.step(weight, self.stretch)
+        of_weight = self.grid.step(weight, stretch)
         step = before.step(bias).to(precision) * of_weight.to(precision)
         # Where weights are tiny, codes would leave INT32; conversion widens the grid too.
         least = bias.detach().abs().to(precision) / MOST_BIAS
