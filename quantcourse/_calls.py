@@ -119,7 +119,7 @@ class _Tracer(fx.Tracer):
         self.leaves = leaves
         self.read: set[int] = set()
         self.stuck_in = ""
-        self.autocast = _autocast()
+        self.autocast = autocast_devices()
 
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
@@ -146,7 +146,7 @@ class _Tracer(fx.Tracer):
         return super().create_arg(a)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        if _autocast() != self.autocast:
+        if autocast_devices() != self.autocast:
             raise fx.proxy.TraceError("a trace does not see autocast")
         if node.op == "call_function" and node.kwargs.get("out") is not None:
             raise fx.proxy.TraceError("a trace does not see what out= changes")
@@ -191,8 +191,9 @@ class _Tracer(fx.Tracer):
             raise
 
 
-def _autocast() -> tuple[bool, ...]:
-    return tuple(map(torch.is_autocast_enabled, ("cpu", "cuda")))
+def autocast_devices() -> list[str]:
+    """The kinds of devices for which `torch.autocast` is on."""
+    return [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
 
 
 class _Name(str):

@@ -514,10 +514,15 @@ def norm_constants(
     norm: Any, dtype: torch.dtype = torch.float64
 ) -> tuple[Tensor, Tensor, Tensor]:
     """For each channel: a batch norm computes ``(y - mean) factor + beta``."""
-    mean, var = norm.running_mean.to(dtype), norm.running_var.to(dtype)
-    gamma = torch.ones_like(mean) if norm.weight is None else norm.weight.to(dtype)
+    mean = norm.running_mean.to(dtype)
     beta = torch.zeros_like(mean) if norm.bias is None else norm.bias.to(dtype)
-    return mean, gamma / torch.sqrt(var + norm.eps), beta
+    return mean, norm_factor(norm, dtype), beta
+
+
+def norm_factor(norm: Any, dtype: torch.dtype = torch.float64) -> Tensor:
+    """For each channel, ``gamma / sigma``."""
+    sigma = torch.sqrt(norm.running_var.to(dtype) + norm.eps)
+    return 1 / sigma if norm.weight is None else norm.weight.to(dtype) / sigma
 
 
 # --- Changes in place -------------------------------------------------------------

@@ -10,7 +10,7 @@ import copy
 import operator
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from quantcourse._calls import constant_of, function_name
+from quantcourse._calls import autocast_devices, constant_of, function_name
 from quantcourse._forms import (
     CONCATENATIONS,
     JOINS,
@@ -168,10 +168,9 @@ class Graph:
         """
         local = {name: values[name] for name in node.inputs}
         # In mixed precision, values would no longer be those that integers stand for.
-        with (
-            torch.autocast("cpu", enabled=False),
-            torch.autocast("cuda", enabled=False),
-        ):
+        with ExitStack() as stack:
+            for device in autocast_devices():
+                stack.enter_context(torch.autocast(device, enabled=False))
             for part in node.parts:
                 call = self._calls[part]
                 args, kwargs = _filled((call.args, call.kwargs), local)

@@ -42,7 +42,7 @@ from quantcourse._estimators import (
     straight_through,
     xnor,
 )
-from quantcourse._forms import norm_constants
+from quantcourse._forms import norm_factor
 from quantcourse._grids import (
     ClippedGrid,
     DynamicGrid,
@@ -371,8 +371,9 @@ class TrainableLayer(nn.Module):
 
     def _factor(self) -> Tensor:
         """``gamma / sigma`` with the running sigma, for each output; 1 in place of 0."""
-        factor = norm_constants(self.norm)[1].detach()
-        return torch.where(factor == 0, 1.0, factor).to(torch.float32)
+        with torch.no_grad():
+            factor = norm_factor(self.norm)
+            return torch.where(factor == 0, 1.0, factor).to(torch.float32)
 
     @property
     def stretch(self) -> Tensor | None:

@@ -818,7 +818,9 @@ def test_biases_of_tiny_filters_have_steps_of_their_own():
         model.weight *= 1e-12
         model.bias.copy_(torch.tensor([1e-5, 1.0]))
     (layer,) = prepared(model, randn(9, 4)).layers().values()
-    assert torch.allclose(layer.bias_on_grid(model.bias, model.weight, torch.float64), model.bias, rtol=1e-7, atol=0)
+    assert torch.allclose(
+        layer.bias_on_grid(model.bias, model.weight, None, torch.float64), model.bias, rtol=1e-7, atol=0
+    )
 
 
 def test_dead_channels_stay_finite():
