@@ -14,7 +14,7 @@ PAGES := _build/html
 BUILD  = $(BIN)/jupyter-book build . -W --keep-going -n
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test test-browser test-matrix refresh weights assignments clean build
+.PHONY: help book serve test test-browser test-grading test-matrix refresh weights assignments clean build
 
 book: build ## Build the site from the stored outputs (sets up .venv on the first run)
 	@echo
@@ -35,8 +35,12 @@ test: $(READY) ## Every check that needs only Python: style, spelling, types, co
 	if [ -n "$$failed" ]; then echo "Failed:$$failed"; exit 1; fi
 
 test-browser: build ## The checks that need Chromium: pages, math, explorers, accessibility
-	@$(BIN)/python tools/chromium.py
+	@$(BIN)/python tools/programs.py chromium
 	$(BIN)/python -m pytest tests/browser -n $(JOBS)
+
+test-grading: $(READY) ## The grader of homework against broken and hostile submissions, in jails of bubblewrap (Linux)
+	@$(BIN)/python tools/programs.py bubblewrap
+	$(BIN)/python -m pytest tests/test_grading.py -n $(JOBS) --dist loadfile
 
 test-matrix: $(READY) ## The notebooks with one thread, with two, and restricted to AVX2
 	$(BIN)/python tools/matrix.py --jobs $(JOBS)

@@ -4,7 +4,8 @@
 
 A master, ``masters/NAME.py``, is a notebook in text (jupytext's percent format) with questions, solutions and tests as
 Otter-Grader's Assign reads them.  Otter runs the tests on the solution, and takes solutions and hidden tests out.
-``dist/NAME/student`` is for students; ``dist/NAME/autograder.json`` has all tests, and is for the grader alone.
+``dist/NAME/student`` is for students: the notebook, what it needs, and how to work with it.  ``dist/NAME/autograder.json``
+has all tests, and is for the grader alone.
 """
 
 import argparse
@@ -21,6 +22,13 @@ from typing import Any
 FOLDER = Path(__file__).parent
 ORACLES = ("quantcourse", "ml_dtypes", "gfloat", "thop", "onnx", "onnxruntime", "torchao", "brevitas")
 """What would answer a question by itself, and is not there when a submission is graded."""
+PACKAGES = {"otter": "otter-grader", "sklearn": "scikit-learn"}
+"""Names on the package index of what is imported by another name."""
+TORCH_IS_LARGE = """
+The larger part of that is torch. On Linux it also brings libraries for GPUs, several GB that this homework never uses. To
+do without them, install the build for the CPU first, with the command that the *Get started* page of PyTorch gives for Pip
+and CPU, in the version that `requirements.txt` names.
+"""
 
 
 def build(master: Path, out: Path) -> None:
@@ -31,23 +39,16 @@ def build(master: Path, out: Path) -> None:
     """
     import jupytext
     import nbformat
-    from otter.assign import main as otter_assign
 
-    notebook = jupytext.read(master, fmt="py:percent")
     name = master.stem
-    for i, cell in enumerate(notebook.cells):
-        cell["id"] = f"{name.replace('_', '-')}-{i:03d}"
+    notebook = jupytext.read(master, fmt="py:percent")
+    student = out / name / "student"
     with tempfile.TemporaryDirectory() as scratch:
-        source = Path(scratch) / f"{name}.ipynb"
-        nbformat.write(notebook, source)
-        otter_assign(str(source), str(Path(scratch) / "dist"), no_pdfs=True)
-        made = Path(scratch) / "dist"
-        student = out / name / "student"
+        made = by_otter(master, Path(scratch))
         shutil.rmtree(out / name, ignore_errors=True)
         student.mkdir(parents=True)
         handed = nbformat.read(made / "student" / f"{name}.ipynb", as_version=4)
-        for i, cell in enumerate(handed.cells):
-            cell["id"] = f"{name.replace('_', '-')}-{i:03d}"
+        _number(handed, name)
         nbformat.write(handed, student / f"{name}.ipynb")
         (archive,) = (made / "autograder").glob("*.zip")
         with zipfile.ZipFile(archive) as file:
@@ -56,9 +57,51 @@ def build(master: Path, out: Path) -> None:
             path.stem: runpy.run_path(str(path))["test"]
             for path in sorted((Path(scratch) / "all" / "tests").glob("*.py"))
         }
+    needed = requirements(handed)
+    (student / "requirements.txt").write_text("\n".join([*needed, ""]), encoding="utf-8")
+    text = (FOLDER / "student.md").read_text(encoding="utf-8")
+    title = next(cell.source for cell in handed.cells if cell.cell_type == "markdown").splitlines()[0]
+    weight = TORCH_IS_LARGE if any(line.startswith("torch==") for line in needed) else ""
+    text = text.format(title=title.removeprefix("# "), name=name, weight=weight)
+    (student / "README.md").write_text(text, encoding="utf-8")
     grader = {"name": name, "answers": answers(notebook), "without": list(ORACLES), "tests": tests}
     text = json.dumps(grader, indent=1, ensure_ascii=False) + "\n"
     (out / name / "autograder.json").write_text(text, encoding="utf-8")
+
+
+def by_otter(master: Path, scratch: Path) -> Path:
+    """What Otter makes of a master: a folder with ``student`` and, as an archive, ``autograder``."""
+    import jupytext
+    import nbformat
+    from otter.assign import main as otter_assign
+
+    notebook = jupytext.read(master, fmt="py:percent")
+    _number(notebook, master.stem)
+    source = scratch / f"{master.stem}.ipynb"
+    nbformat.write(notebook, source)
+    otter_assign(str(source), str(scratch / "dist"), no_pdfs=True)
+    return scratch / "dist"
+
+
+def _number(notebook: Any, name: str) -> None:
+    """Identifiers of cells that are the same at each build."""
+    for i, cell in enumerate(notebook.cells):
+        cell["id"] = f"{name.replace('_', '-')}-{i:03d}"
+
+
+def requirements(notebook: Any) -> list[str]:
+    """What a student installs: Jupyter and all that the notebook imports, as this course pins it."""
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    imports: set[str] = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            imports |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imports.add(str(node.module).partition(".")[0])
+    packages = {PACKAGES.get(name, name) for name in imports - sys.stdlib_module_names} | {"ipykernel", "jupyterlab"}
+    lines = (FOLDER.parent / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    pins = {line.partition("==")[0]: line.split()[0] for line in lines if "==" in line}
+    return [pins[package] for package in sorted(packages)]
 
 
 def answers(notebook: Any) -> list[str]:

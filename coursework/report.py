@@ -5,6 +5,7 @@ import os
 import re
 import statistics
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ def write(rows: list[dict[str, Any]], assignment: dict[str, Any], out: Path) -> 
     folder = out.with_name(f"{out.stem}_feedback")
     folder.mkdir(exist_ok=True)
     for row in rows:
-        (folder / f"{_file_name(row['student'])}.md").write_text(feedback(row, assignment["name"]), encoding="utf-8")
+        (folder / f"{_file_name(row['student'])}.md").write_text(
+            feedback(row, assignment["name"]), encoding="utf-8", errors="backslashreplace"
+        )
     summary(rows, assignment, out)
 
 
@@ -30,7 +33,7 @@ def table(rows: list[dict[str, Any]], assignment: dict[str, Any], out: Path) -> 
     """One line a submission."""
     names = list(assignment["tests"])
     unfinished = out.with_name(out.name + ".part")
-    with open(unfinished, "w", newline="", encoding="utf-8") as file:
+    with open(unfinished, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["student", "file", "score", "possible", *names, "status", "notes", "seconds"])
         for row in rows:
@@ -90,7 +93,9 @@ def summary(rows: list[dict[str, Any]], assignment: dict[str, Any], out: Path) -
             for why, n in Counter(r["status"] for r in rows).most_common()
         ]
         _histogram(totals, possible, picture)
-    out.with_name(f"{out.stem}_summary.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    out.with_name(f"{out.stem}_summary.md").write_text(
+        "\n".join([*lines, ""]), encoding="utf-8", errors="backslashreplace"
+    )
 
 
 def _histogram(totals: list[float], possible: float, path: Path) -> None:
@@ -115,4 +120,6 @@ def _quoted(text: str) -> str:
 
 
 def _file_name(student: str) -> str:
-    return re.sub(r"[^\w.-]", "_", student)
+    """A name of its own for each student, on any file system."""
+    plain = re.sub(r"[^\w .-]", "_", student)[:60]
+    return plain if plain == student else f"{plain}-{sha256(student.encode()).hexdigest()[:8]}"

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
+from otter.test_files import OKTestFile
+from packaging.requirements import Requirement
 
 from coursework import referee
 
@@ -64,13 +67,10 @@ def test_six_homeworks():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_solution_earns_all_points(name):
-    possible = {q: sum(c["points"] for c in _resolved(spec)) for q, spec in grader(name)["tests"].items()}
+    tests = grader(name)["tests"]
+    possible = {q: sum(c.points for c in OKTestFile.from_spec(dict(spec)).test_cases) for q, spec in tests.items()}
     assert sum(possible.values()) == pytest.approx(POINTS)
     assert scores(name, solution(name)) == pytest.approx(possible)
-
-
-def _resolved(spec):
-    return [{"points": case.points} for case in referee._file(spec).test_cases]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -105,15 +105,34 @@ def test_what_is_handed_out_is_what_the_master_gives(tmp_path, name):
     command = [sys.executable, "-m", "coursework.assign", name, "--out", str(tmp_path)]
     built = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
-    for path in sorted((tmp_path / name).rglob("*")):
-        if path.is_file():
-            stored = FOLDER / "dist" / path.relative_to(tmp_path)
-            assert path.read_bytes() == stored.read_bytes(), f"{stored.name} is stale: make assignments"
+    made, stored = (
+        {p.relative_to(root): p.read_bytes() for p in (root / name).rglob("*") if p.is_file()}
+        for root in (tmp_path, FOLDER / "dist")
+    )
+    assert made.keys() == stored.keys()
+    assert [str(path) for path in made if made[path] != stored[path]] == [], "stale: make assignments"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_students_install_what_the_solution_imports(name):
+    """And what it imports is there where it is graded."""
+    lines = (FOLDER / "dist" / name / "student" / "requirements.txt").read_text("utf8").split()
+    installed = {Requirement(line).name.replace("scikit-learn", "sklearn") for line in lines}
+    imported = {
+        module.partition(".")[0]
+        for cell in solution(name)
+        for module in re.findall(r"^ *(?:import|from) ([\w.]+)", cell, re.MULTILINE)
+    }
+    # numpy comes with torch's companions.
+    assert imported - sys.stdlib_module_names - installed <= ({"numpy"} if "sklearn" in installed else set())
+    assert not imported & set(grader(name)["without"])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_students_get_no_solution_and_no_hidden_test(name):
     """No line of either that is more than a signature or a word, and that no other part of the notebook shows."""
+    folder = FOLDER / "dist" / name / "student"
+    assert {path.name for path in folder.iterdir()} == {f"{name}.ipynb", "README.md", "requirements.txt"}
     text = json.dumps(handed_out(name), ensure_ascii=False)
     spoken = {json.dumps(line.strip(), ensure_ascii=False)[1:-1] for line in _secrets(name)}
     assert spoken and not [line for line in spoken if line in text]

@@ -1,22 +1,32 @@
 """The grader against broken and hostile submissions: each gets its row, none more points than its honest work earns."""
 
+import contextlib
 import csv
 import json
 import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 
-from coursework import grade, referee
+from coursework import grade, referee, report, submissions
 from coursework.jail import JailError, check
+from coursework.journal import Journal
 
+ROOT = Path(__file__).parents[1]
 try:
     check()
     JAILED = True
 except JailError:
     JAILED = False
-jailed = pytest.mark.skipif(not JAILED, reason="needs bubblewrap, and a machine that lets it build a jail")
+jailed = pytest.mark.skipif(not JAILED, reason="needs bubblewrap: make test-grading")
 
 
 def case(code, points, hidden):
@@ -137,12 +147,16 @@ FILES = {
     "deep": b"[" * 100_000,
     "other language": notebook("x <- 1", kernelspec={"name": "ir", "language": "R", "display_name": "R"}),
     "other assignment": notebook(*ALL, otter={"assignment_name": "toy2"}),
-    "too large": WHOLE + b" " * grade.MOST_BYTES,
+    "language no text": notebook(*ALL, kernelspec={"name": "x", "language": "\ud800" * 1000, "display_name": "x"}),
+    "language no word": notebook(*ALL, kernelspec={"name": "x", "language": {"a": 1}, "display_name": "x"}),
+    "source no text": notebook(*ALL).replace(b"2 * x", b"2 * x # \\ud800"),
+    "too large": WHOLE + b" " * submissions.MOST_BYTES,
     "=cmd|' ,\"x": WHOLE,
 }
 FULL = ("correct", "copied cells", "magics", "=cmd|' ,\"x")
 NOTHING = ("blank", "wrong", "no cells", "truncated", "empty", "binary", "list", "deep", "other language")
-NOTHING += ("other assignment", "too large", "a link", "two", "none", "text")
+NOTHING += ("other assignment", "language no text", "language no word", "too large")
+NOTHING += ("a link", "two", "none", "text")
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +174,11 @@ def run(tmp_path_factory):
         for i in range(count):
             (folder / name / f"{i}.ipynb").write_bytes(WHOLE)
     (folder / "text.txt").write_text("I forgot")
+    # What programs leave, not students.
+    (folder / "alone" / ".ipynb_checkpoints").mkdir()
+    (folder / "alone" / ".ipynb_checkpoints" / "0-checkpoint.ipynb").write_bytes(WHOLE)
+    (folder / "__MACOSX").mkdir()
+    (folder / ".DS_Store").write_bytes(b"x")
     out = tmp_path_factory.mktemp("grades") / "grades.csv"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grade, "load", lambda name: TOY)
@@ -175,10 +194,29 @@ def points(row):
     return float(row["score"])
 
 
+def command_line(folder, out):
+    """Two at a time, of the first homework."""
+    options = ["--assignment", "hw1", "--out", str(out), "--jobs", "2"]
+    return [sys.executable, "-m", "coursework.grade", str(folder), *options]
+
+
+def journal(out):
+    """The students in whole lines."""
+    path = out.with_suffix(".journal")
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line)["row"]["student"] for line in lines if line.endswith(b"\n")]
+
+
+def slow(count, seconds=1.0):
+    """Submissions that take a while and do nothing else."""
+    content = notebook(f"import time\ntime.sleep({seconds})\n{DOUBLE}", otter={})
+    return {f"student {i}": content for i in range(count)}
+
+
 @jailed
 def test_each_has_its_row(run):
     folder, out, rows = run
-    assert len(rows) == len(list(folder.iterdir()))
+    assert len(rows) == len(list(folder.iterdir())) - 2  # __MACOSX and .DS_Store
     with open(out, newline="") as file:
         assert [row["possible"] for row in csv.DictReader(file)] == ["10"] * len(rows)
 
@@ -217,7 +255,7 @@ def test_a_lie_wins_nothing(run, name):
 
 @jailed
 def test_a_call_that_never_ends_costs_its_question(run):
-    for name in ("loops when called", "exits when called", "deleted cells"):
+    for name in ("loops when called", "exits when called", "deleted cells", "source no text"):
         assert points(run[2][name]) == 6, run[2][name]
     assert points(run[2]["partly"]) == 4
 
@@ -237,46 +275,144 @@ def test_feedback_tells_nothing_of_hidden_tests(run):
 
 
 @jailed
-def test_a_run_that_was_killed_goes_on(run, tmp_path, monkeypatch):
-    """Whole lines of the journal count, a torn one does not; nothing is graded twice."""
-    folder, _, _ = run
-    some = tmp_path / "some"
-    some.mkdir()
-    for name in ("correct", "partly", "wrong"):
-        shutil.copy(folder / f"{name}.ipynb", some)
-    again = tmp_path / "again.csv"
+def test_a_run_that_was_killed_goes_on(tmp_path):
+    """As the machine's user would kill it; then nothing is lost, nothing graded twice, and no process left behind."""
+    folder, out = tmp_path / "class", tmp_path / "grades.csv"
+    folder.mkdir()
+    for name, content in slow(8).items():
+        (folder / f"{name}.ipynb").write_bytes(content)
+    with subprocess.Popen(command_line(folder, out), cwd=ROOT, stderr=subprocess.DEVNULL) as run:
+        below = []
+        while len(journal(out)) < 3 and run.poll() is None:
+            time.sleep(0.1)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                below = psutil.Process(run.pid).children(recursive=True)
+        run.kill()
+    before = journal(out)
+    assert 3 <= len(before) < 8 and below and not out.exists()
+    with open(out.with_suffix(".journal"), "ab") as file:
+        file.write(b'{"digest": "torn')
+    ended = subprocess.run(command_line(folder, out), cwd=ROOT, capture_output=True, text=True, check=True)
+    assert f"8 submissions, {8 - len(before)} of them graded now" in ended.stdout
+    assert journal(out)[: len(before)] == before and sorted(journal(out)) == [f"student {i}" for i in range(8)]
+    with open(out, newline="") as file:
+        assert [(row["student"], row["status"]) for row in csv.DictReader(file)] == [
+            (f"student {i}", "graded") for i in range(8)
+        ]
+    gone, left = psutil.wait_procs(below, timeout=20)
+    assert not left and len(gone) == len(below)
+
+
+@jailed
+def test_two_runs_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(grade, "load", lambda name: TOY)
-    judged = []
-    monkeypatch.setattr(
-        grade, "graded", lambda jobs, *rest: judged.append([s.student for s, *_ in jobs]) or original(jobs, *rest)
-    )
-    original = _original_graded
-    arguments = [str(some), "--assignment", "toy", "--out", str(again), "--jobs", "1", "--seconds", "16"]
-    grade.main(arguments)
-    first = again.read_bytes()
-    journal = again.with_suffix(".journal")
-    lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join(lines[:2]) + lines[2][:50])
-    grade.main(arguments)
-    assert sorted(judged[0]) == ["correct", "partly", "wrong"]
-    assert len(judged) == 2 and judged[1] == [json.loads(lines[2])["row"]["student"]]
-    names = [json.loads(line)["row"]["student"] for line in journal.read_bytes().splitlines()]
-    assert sorted(names) == ["correct", "partly", "wrong"]
-    without_times = [
-        [row[:-1] for row in csv.reader(data.decode().splitlines())] for data in (first, again.read_bytes())
-    ]
-    assert without_times[0] == without_times[1]
+    folder, out = tmp_path / "class", tmp_path / "grades.csv"
+    folder.mkdir()
+    with Journal(out.with_suffix(".journal"), ""), pytest.raises(SystemExit, match="another run is writing it"):
+        grade.main([str(folder), "--assignment", "toy", "--out", str(out)])
+    assert not out.exists()
 
 
-_original_graded = grade.graded
+@jailed
+def test_what_has_changed_is_graded_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(grade, "load", lambda name: assignment)
+    folder, out, assignment = tmp_path / "class", tmp_path / "grades.csv", TOY
+    folder.mkdir()
+    for name in ("correct", "wrong"):
+        (folder / f"{name}.ipynb").write_bytes(FILES[name])
+    arguments = [str(folder), "--assignment", "toy", "--out", str(out), "--jobs", "1"]
+    graded = []
+    for step in ("all", "nothing", "one", "other tests"):
+        if step == "one":
+            (folder / "wrong.ipynb").write_bytes(WHOLE)
+        if step == "other tests":
+            assignment = TOY | {"tests": {"q1": TOY["tests"]["q1"]}}
+        grade.main(arguments)
+        graded.append(capsys.readouterr().out.split(",")[1].split()[0])
+        with open(out, newline="") as file:
+            scores = {row["student"]: row["score"] for row in csv.DictReader(file)}
+        wrong = {"all": "0", "nothing": "0", "one": "10", "other tests": "4"}[step]
+        assert scores == {"correct": "4" if step == "other tests" else "10", "wrong": wrong}
+    assert graded == ["2", "0", "1", "2"]
+
+
+@jailed
+def test_a_cluster_that_loses_workers(tmp_path, monkeypatch):
+    """Their submissions go to others; an address is all that the grader needs."""
+    from dask import config
+    from dask.distributed import LocalCluster
+
+    folder, out = tmp_path / "class", tmp_path / "grades.csv"
+    folder.mkdir()
+    for name, content in slow(6, 2.0).items():
+        (folder / f"{name}.ipynb").write_bytes(content)
+    with (
+        config.set({"distributed.worker.daemon": False}),
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
+    ):
+        arguments = [*command_line(folder, out), "--scheduler", cluster.scheduler_address]
+        with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL) as run:
+            while not journal(out) and run.poll() is None:
+                time.sleep(0.1)
+            os.kill(cluster.workers[0].pid, signal.SIGKILL)
+        assert run.returncode == 0
+    with open(out, newline="") as file:
+        rows = {row["student"]: row["status"] for row in csv.DictReader(file)}
+    assert rows == dict.fromkeys(slow(6), "graded")
+    assert sorted(journal(out)) == sorted(rows)
+
+
+def test_names_are_kept_apart(tmp_path):
+    """Whatever bytes a file system gives as a name, each student has a row and a feedback file of their own."""
+    names = ["Zoë Ångström", "a?b", "a*b", "a:b", "x" * 240, "x" * 239 + "y", "two\nlines", "back\\xff"]
+    for name in names:
+        (tmp_path / f"{name}.ipynb").write_bytes(b"")
+    (tmp_path / os.fsdecode(b"back\xff.ipynb")).write_bytes(b"")
+    (tmp_path / os.fsdecode(b"\xfe\xff.ipynb")).write_bytes(b"")
+    found = submissions.find(tmp_path)
+    # One is written as the other is spelled out.
+    assert [s.problem for s in found if s.student == "back\\xff"] == ["is one of several of this name"] * 2
+    rows = [grade.refused(s, "can't be read", TOY) for s in found if not s.problem]
+    assert {row["student"] for row in rows} == {*names[:-1], "\\xfe\\xff"}
+    out = tmp_path / "out"
+    out.mkdir()
+    report.write(rows, TOY, out / "grades.csv")
+    assert len(list((out / "grades_feedback").iterdir())) == len(rows)
+    assert (out / "grades_feedback" / "Zoë Ångström.md").exists()
+    with open(out / "grades.csv", newline="", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--assignment", "hw", "--out", "g.csv"], "--assignment: need one of those that are built .*hw1_numbers"),
+        (["--assignment", "hw9", "--out", "g.csv"], "got hw9"),
+        (["--assignment", "hw1"], "--out: need a file .csv"),
+        (["--assignment", "hw1", "--out", "g.txt"], "--out: need a file .csv"),
+        (["--assignment", "hw1", "--out", "nowhere/g.csv"], "--out: need a file .csv in a folder that is there"),
+        (["--assignment", "hw1", "--out", "class/g.csv"], "--out: need a file outside of the submissions"),
+        (["--assignment", "hw1", "--out", "g.csv", "--jobs", "0"], "--jobs and --seconds: need more than 0"),
+        (["--assignment", "hw1", "--out", "g.csv", "--seconds", "nan"], "--jobs and --seconds"),
+        (["--assignment", "hw1", "--trusted"], "with --trusted, need one notebook"),
+    ],
+)
+def test_command_lines_that_mean_nothing(tmp_path, monkeypatch, capsys, arguments, complaint):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "class").mkdir()
+    with pytest.raises(SystemExit):
+        grade.main(["class", *arguments])
+    assert re.search(complaint, capsys.readouterr().err)
+    assert [path.name for path in tmp_path.iterdir()] == ["class"]
 
 
 def test_without_bubblewrap_nothing_is_graded(tmp_path, monkeypatch):
     monkeypatch.setattr(grade, "load", lambda name: TOY)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    (tmp_path / "a.ipynb").write_bytes(WHOLE)
+    (tmp_path / "class").mkdir()
+    (tmp_path / "class" / "a.ipynb").write_bytes(WHOLE)
     with pytest.raises(SystemExit, match="bubblewrap is not installed"):
-        grade.main([str(tmp_path), "--assignment", "toy", "--out", str(tmp_path / "g.csv")])
+        grade.main([str(tmp_path / "class"), "--assignment", "toy", "--out", str(tmp_path / "g.csv")])
     assert not (tmp_path / "g.csv").exists()
     with pytest.raises(JailError):
         grade.judge([], TOY, referee.Limits())

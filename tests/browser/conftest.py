@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from xdist.scheduler import LoadScopeScheduling
 
-import chromium  # tools/chromium.py
+import programs  # tools/programs.py
 
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "_build" / "html"
@@ -97,7 +97,7 @@ def site() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    path = chromium.find()
+    path = programs.find("chromium")
     if not path:
         pytest.fail(
             "No Chromium on the path and none named in CHROMIUM: `make test-browser` says how to get one.",
