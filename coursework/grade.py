@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -82,9 +82,9 @@ def row_of(submission: Submission, result: dict[str, Any]) -> Row:
     return {"student": submission.student, "file": submission.path.name, **result}
 
 
-def refused(submission: Submission, why: str, assignment: dict[str, Any]) -> Row:
+def refused(submission: Submission, why: str, assignment: dict[str, Any], final: bool = True) -> Row:
     """The row of what can't be graded."""
-    return row_of(submission, asdict(referee.nothing(why, assignment["tests"], 0.0)))
+    return row_of(submission, asdict(referee.nothing(why, assignment["tests"], 0.0, final)))
 
 
 def graded(
@@ -112,19 +112,30 @@ def graded(
             error = future.exception()
             if isinstance(error, JailError):
                 raise error
-            if isinstance(error, KilledWorker):
-                yield key, refused(submission, "was lost with its worker again and again", assignment)
-            elif error is not None:
-                yield key, refused(submission, f"could not be graded: {type(error).__name__}: {error}", assignment)
-            else:
+            if error is None:
                 yield key, row_of(submission, future.result())
+            else:
+                lost = isinstance(error, KilledWorker)
+                why = "was lost with its worker again and again" if lost else f"could not be graded: {error!r}"
+                yield key, refused(submission, why, assignment, final=False)
             future.release()
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many submissions."""
+
+    all: int
+    now: int
+    """Graded by this run."""
+    failed: int
+    """Of these, not for their own fault; they are not in the journal."""
 
 
 def grade_folder(
     folder: Path, assignment: dict[str, Any], limits: referee.Limits, out: Path, scheduler: str | None, workers: int
-) -> tuple[int, int]:
-    """Grade what is not in the journal yet, and write all that a run leaves; how many there are, and were graded now.
+) -> Count:
+    """Grade what is not in the journal yet, and write all that a run leaves.
 
     Raises:
         BusyError: if another run is writing the same files.
@@ -147,13 +158,18 @@ def grade_folder(
                 jobs.append((submission, key, cells_of(content, assignment["name"])))
             except ValueError as error:
                 journal.add(key, refused(submission, str(error), assignment))
+        failed: dict[str, Row] = {}
         if jobs:
             done = graded(jobs, assignment, limits, scheduler, min(workers, len(jobs)))
             for key, row in tqdm(done, total=len(jobs), desc="submissions", unit=""):
-                journal.add(key, row)
+                if row["final"]:
+                    journal.add(key, row)
+                else:
+                    failed[key] = row
+        rows = journal.rows | failed
         # With the lock still held, since these are one run's files, too.
-        report.write([journal.rows[key] for key in keys], assignment, out)
-    return len(keys), len(jobs)
+        report.write([rows[key] for key in keys], assignment, out)
+    return Count(len(keys), len(jobs), len(failed))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -193,11 +209,13 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--out: need a file outside of the submissions, got {options.out}")
     try:
         check()
-        count, now = grade_folder(options.submissions, assignment, limits, options.out, options.scheduler, options.jobs)
+        count = grade_folder(options.submissions, assignment, limits, options.out, options.scheduler, options.jobs)
     except (JailError, BusyError) as error:
         raise SystemExit(str(error)) from None
-    print(f"{count} submissions, {now} of them graded now: {options.out}")
-    return 0
+    print(f"{count.all} submissions, {count.now} of them graded now: {options.out}")
+    if count.failed:
+        print(f"{count.failed} failed for no fault of theirs (see their status): run the same command again")
+    return 1 if count.failed else 0
 
 
 if __name__ == "__main__":

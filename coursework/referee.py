@@ -62,6 +62,8 @@ class Result:
     questions: list[Question]
     notes: list[str]
     seconds: float
+    final: bool = True
+    """Whether another try would end alike; not so if the machine was at fault."""
 
 
 class LostJail(BaseException):
@@ -70,6 +72,10 @@ class LostJail(BaseException):
 
 class OutOfTime(LostJail):
     """The time of the submission is over."""
+
+
+class NoJail(OutOfTime):
+    """There was none from the beginning, which is no fault of the submission."""
 
 
 class Jail:
@@ -115,7 +121,7 @@ class Jail:
             self.gateway = self.group.makegateway(specification(self.without))
             self.channel = self.gateway.remote_exec(inspect.getsource(values) + inspect.getsource(inmate))
         except (OSError, EOFError, execnet.HostNotFound) as error:
-            raise OutOfTime(f"the jail did not start: {error}") from None
+            raise (OutOfTime if self.left_out else NoJail)(f"the jail did not start: {error}") from None
         limits = self.limits
         self.ask("limit", limits.memory, int(limits.seconds) + 1, limits.processes, limits.file_size)
 
@@ -231,7 +237,7 @@ def grade(cells: list[str], assignment: Mapping[str, Any], limits: Limits, trust
     tests = assignment["tests"]
     questions: list[Question] = []
     notes: list[str] = []
-    status = "graded"
+    status, final = "graded", True
     room: Any = None
     try:
         room = Insider(cells) if trusted else Jail(cells, limits, assignment["without"])
@@ -240,24 +246,24 @@ def grade(cells: list[str], assignment: Mapping[str, Any], limits: Limits, trust
             # One by one, since what was graded before a jail is lost still counts.
             questions += [_question(name, tests[name], space)]
     except (LostJail, CrossingError) as error:
-        status = str(error)
+        status, final = str(error), not isinstance(error, NoJail)
     finally:
         if room is not None:
             notes = room.notes
             room.close()
     left = {name: tests[name] for name in list(tests)[len(questions) :]}
     questions += nothing(status, left, 0.0).questions
-    return Result(status, questions, notes, round(time.monotonic() - start, 2))
+    return Result(status, questions, notes, round(time.monotonic() - start, 2), final)
 
 
-def nothing(why: str, tests: Mapping[str, Any], seconds: float) -> Result:
+def nothing(why: str, tests: Mapping[str, Any], seconds: float, final: bool = True) -> Result:
     """No points for any of these tests."""
     questions = []
     for name, spec in tests.items():
         cases = _file(spec).test_cases
         hidden = sum(case.hidden for case in cases)
         questions.append(Question(name, 0.0, float(sum(case.points for case in cases)), [], (0, hidden)))
-    return Result(why, questions, [], round(seconds, 2))
+    return Result(why, questions, [], round(seconds, 2), final)
 
 
 def _file(spec: Mapping[str, Any]) -> Any:

@@ -1,10 +1,15 @@
 """The homework: solutions earn all points, blanks none, typical wrong answers are caught where they are wrong."""
 
+import csv
+import importlib
 import importlib.util
 import json
+import pkgutil
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import jupytext
@@ -13,9 +18,11 @@ import pytest
 from otter.test_files import OKTestFile
 from packaging.requirements import Requirement
 
+import quantcourse
 from coursework import referee
 
-FOLDER = Path(__file__).parents[1] / "coursework"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "coursework"
 NAMES = sorted(path.stem for path in (FOLDER / "masters").glob("*.py"))
 POINTS = 20
 
@@ -111,6 +118,101 @@ def test_what_is_handed_out_is_what_the_master_gives(tmp_path, name):
     )
     assert made.keys() == stored.keys()
     assert [str(path) for path in made if made[path] != stored[path]] == [], "stale: make assignments"
+
+
+PAGES = [*(FOLDER / "masters").glob("*.py"), *FOLDER.rglob("*.md")]
+each_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+
+
+@each_page
+def test_chapters_that_are_named_exist(path):
+    """Those of a list behind the word, as they are titled, or up to the colon."""
+    books = [nbformat.read(path, as_version=4).cells[0].source for path in (ROOT / "book").glob("*.ipynb")]
+    titles = [text.splitlines()[0].removeprefix("# ") for text in books]
+    known = {*titles, *(title.partition(":")[0] for title in titles)}
+    text = re.sub(r"\s+(?:# )?", " ", path.read_text("utf8"))
+    lists = re.findall(r"(?:[Cc]hapters?|[Rr]ead before:\*\*) ((?:\*[^*]+\*(?:,| and|, and)? ?)+)", text)
+    assert {name for names in lists for name in re.findall(r"\*([^*]+)\*", names)} <= known
+    assert lists or path.suffix == ".md"
+
+
+@each_page
+def test_names_of_the_package_exist(path):
+    modules = {module.name for module in pkgutil.iter_modules(quantcourse.__path__)}
+    spoken = re.findall(r"`(?:quantcourse\.)?([a-z]+)\.([A-Za-z_]+)", path.read_text("utf8"))
+    for module, name in spoken:
+        if module in modules:
+            assert hasattr(importlib.import_module(f"quantcourse.{module}"), name), f"{module}.{name}"
+
+
+@pytest.mark.parametrize("path", [p for p in PAGES if p.suffix == ".md"], ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text("utf8")):
+        assert (path.parent / link).exists(), link
+
+
+GRADES = """student,file,score,possible,status
+doejane_12345_678910_hw3_mapping,a.ipynb,17.5,20,graded
+roerichard_LATE_12346_678911_hw3_mapping,b.ipynb,0,20,is a link
+"""
+CANVAS = """Student,ID,SIS User ID,SIS Login ID,Section,Homework 3 (4567),Homework 4 (4568)
+    Points Possible,,,,,20,20
+"Doe, Jane",12345,,jane,1,,
+"Roe, Richard",12346,,richard,1,,7
+"Poe, Edgar",12347,,edgar,1,3,
+"Zoe, Ann",12348,,ann,1,,
+"""
+MOODLE = """Identifier,Full name,Email address,Status,Grade,Maximum Grade,Last modified (grade)
+Participant 12345,Jane Doe,j@example.org,,,20.00,-
+Participant 12346,Richard Roe,r@example.org,,5.00,20.00,-
+Participant 12347,Edgar Poe,e@example.org,,,20.00,-
+"""
+
+
+def snippets():
+    return re.findall(r"```python\n(.*?)```", (FOLDER / "README.md").read_text("utf8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("platform", ["canvas", "moodle"])
+def test_points_reach_the_platform(tmp_path, monkeypatch, platform):
+    """As the guide has it: by number; who handed in nothing stays as before; a stranger's points stop it."""
+    (code,) = [code for code in snippets() if f'"{platform}.csv"' in code]
+    monkeypatch.chdir(tmp_path)
+    grades = GRADES if platform == "canvas" else re.sub(r"_(\d+)_\d+_hw3_mapping", r"_\1_assignsubmission_file", GRADES)
+    Path("grades.csv").write_text(grades)
+    Path(f"{platform}.csv").write_text(CANVAS if platform == "canvas" else MOODLE)
+    exec(code, {})
+    with open(f"{platform}_with_points.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if platform == "canvas":
+        assert [row["ID"] for row in rows] == ["", "12345", "12346", "12347", "12348"]
+        assert [row["Homework 3 (4567)"] for row in rows] == ["20", "17.5", "0", "3", ""]
+        assert "Homework 4 (4568)" not in rows[0]
+    else:
+        assert [row["Grade"] for row in rows] == ["17.5", "0", ""]
+    for wrong in (grades.replace("12345", "99999"), grades.replace("12345", "12346"), grades.replace("_12345_", "_")):
+        Path("grades.csv").write_text(wrong)
+        Path(f"{platform}_with_points.csv").unlink()
+        with pytest.raises(ValueError, match="need one student each, and one submission each"):
+            exec(code, {})
+        assert not Path(f"{platform}_with_points.csv").exists()
+        Path(f"{platform}_with_points.csv").touch()
+
+
+def test_an_archive_for_colab(tmp_path, monkeypatch):
+    """Otter reads the tests that it holds, and they are those that students have."""
+    (code,) = [code for code in snippets() if "_colab.zip" in code]
+    name = "hw3_mapping"
+    shutil.copy(FOLDER / "dist" / name / "student" / f"{name}.ipynb", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    with zipfile.ZipFile(f"{name}_colab.zip") as archive:
+        archive.extractall("colab")
+    for question, spec in handed_out(name).metadata.otter.tests.items():
+        test = OKTestFile.from_file(f"colab/tests/{question}.py")
+        cases = spec["suites"][0]["cases"]
+        assert [case.body for case in test.test_cases] == [case["code"] for case in cases]
+    assert len(list(Path("colab/tests").iterdir())) == len(grader(name)["tests"])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import nbformat
@@ -360,6 +361,39 @@ def test_a_cluster_that_loses_workers(tmp_path, monkeypatch):
         rows = {row["student"]: row["status"] for row in csv.DictReader(file)}
     assert rows == dict.fromkeys(slow(6), "graded")
     assert sorted(journal(out)) == sorted(rows)
+
+
+@jailed
+def test_faults_of_the_machine_are_tried_again(tmp_path, capsys, monkeypatch):
+    """A row for now, none in the journal, and a status that scripts see."""
+    monkeypatch.setattr(grade, "load", lambda name: TOY)
+    folder, out = tmp_path / "class", tmp_path / "grades.csv"
+    folder.mkdir()
+    (folder / "correct.ipynb").write_bytes(WHOLE)
+    arguments = [str(folder), "--assignment", "toy", "--out", str(out), "--jobs", "1"]
+    for fault in ("specification", "judge"):
+        with monkeypatch.context() as patch:
+            if fault == "judge":
+                patch.setattr(grade, "judge", int)  # takes no three arguments
+            else:
+                patch.setattr(
+                    grade, "judge", lambda *a: asdict(referee.nothing("the jail did not start", TOY["tests"], 0, False))
+                )
+            assert grade.main(arguments) == 1
+        assert "1 failed for no fault of theirs" in capsys.readouterr().out and not journal(out)
+        with open(out, newline="") as file:
+            (row,) = csv.DictReader(file)
+        assert row["score"] == "0" and row["status"].startswith(
+            "could not be graded: TypeError" if fault == "judge" else "the jail did not start"
+        )
+    assert grade.main(arguments) == 0 and journal(out) == ["correct"]
+
+
+def test_a_jail_that_never_starts_is_no_fault_of_the_submission(monkeypatch):
+    monkeypatch.setattr(referee, "specification", lambda without: "popen//python=/bin/false")
+    result = referee.grade(ALL, TOY, referee.Limits())
+    assert not result.final and result.status.startswith("the jail did not start")
+    assert {question.score for question in result.questions} == {0}
 
 
 def test_names_are_kept_apart(tmp_path):

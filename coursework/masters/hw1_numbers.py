@@ -19,7 +19,7 @@
 # %% [markdown]
 # # Homework 1: Numbers
 #
-# About 90 minutes, 20 points, after the chapters *Floating point*, *Fixed point* and *Low precision*.
+# About 95 minutes, 20 points, after the chapters *Floating point*, *Fixed point* and *Low precision*.
 #
 # You may use numpy and Python's own modules, nothing else. Where a question asks for a prediction, work it out on
 # paper before you run the cell below it. The public tests show a few cases. Your answers are graded on more: other

@@ -19,8 +19,8 @@
 # %% [markdown]
 # # Homework 3: Who loses what?
 #
-# About 110 minutes, after the chapters *Affine and scale*, *Granularity: how many scales?* and *Beyond uniform*.
-# 20 points.
+# About 115 minutes, 20 points, after the chapters *Affine and scale*, *Granularity: how many scales?* and *Beyond evenly
+# spaced levels*.
 #
 # You may use numpy and Python's own modules. No functions that quantize from a library: you write them. Given cells call
 # your functions, and stop with an error until these are there.
@@ -873,7 +873,7 @@ for given, wanted in [
 # with the **least** sum of squared errors, $\sum_k (w_k - s\,q_k)^2$. It returns the pair of the codes, an int64 array of
 # the shape of `w`, and the scales, a float64 array of shape (rows, 1). A row of zeros gets codes 0 and the scale 1.
 #
-# The chapter *Beyond uniform* derives how: the $N$ largest magnitudes are kept, and for a given $N$ the best scale is
+# The chapter *Beyond evenly spaced levels* derives how: the $N$ largest magnitudes are kept, and for a given $N$ the best scale is
 # known. So there are only $n$ candidates, and the least error among them is the least of all. If two candidates are
 # equally good, either is right.
 

@@ -19,7 +19,7 @@
 # %% [markdown]
 # # Homework 6: Straight through
 #
-# About 100 minutes, after the chapters *Training with quantization* and *Learned quantization parameters*. 20 points.
+# About 105 minutes, after the chapters *Training with quantization* and *Learned quantization parameters*. 20 points.
 #
 # A network with 94 right answers in a hundred is rounded to two bits. It keeps about 65. So you train the rounded network, by gradient descent, as ever. You wait. After an hour it still has 65, to the last digit, and no learning rate helps.
 #
