@@ -371,21 +371,16 @@ def test_faults_of_the_machine_are_tried_again(tmp_path, capsys, monkeypatch):
     folder.mkdir()
     (folder / "correct.ipynb").write_bytes(WHOLE)
     arguments = [str(folder), "--assignment", "toy", "--out", str(out), "--jobs", "1"]
-    for fault in ("specification", "judge"):
+    never = asdict(referee.nothing("the jail did not start", TOY["tests"], 0, final=False))
+    faults = {"could not be graded: TypeError": int, "the jail did not start": lambda *arguments: never}
+    for status, judge in faults.items():
         with monkeypatch.context() as patch:
-            if fault == "judge":
-                patch.setattr(grade, "judge", int)  # takes no three arguments
-            else:
-                patch.setattr(
-                    grade, "judge", lambda *a: asdict(referee.nothing("the jail did not start", TOY["tests"], 0, False))
-                )
+            patch.setattr(grade, "judge", judge)
             assert grade.main(arguments) == 1
         assert "1 failed for no fault of theirs" in capsys.readouterr().out and not journal(out)
         with open(out, newline="") as file:
             (row,) = csv.DictReader(file)
-        assert row["score"] == "0" and row["status"].startswith(
-            "could not be graded: TypeError" if fault == "judge" else "the jail did not start"
-        )
+        assert row["score"] == "0" and row["status"].startswith(status)
     assert grade.main(arguments) == 0 and journal(out) == ["correct"]
 
 
