@@ -26,8 +26,11 @@ PACKAGES = {"otter": "otter-grader", "sklearn": "scikit-learn"}
 """Names on the package index of what is imported by another name."""
 TORCH_IS_LARGE = """
 The larger part of that is torch. On Linux it also brings libraries for GPUs, several GB that this homework never uses. To
-do without them, install the build for the CPU first, with the command that the *Get started* page of PyTorch gives for Pip
-and CPU, in the version that `requirements.txt` names.
+do without them, install the build for the CPU first; the *Get started* page of PyTorch has the ADDRESS for Pip and CPU:
+
+```sh
+.venv/bin/python -m pip install {torch} --index-url ADDRESS
+```
 """
 
 
@@ -61,7 +64,7 @@ def build(master: Path, out: Path) -> None:
     (student / "requirements.txt").write_text("\n".join([*needed, ""]), encoding="utf-8")
     text = (FOLDER / "student.md").read_text(encoding="utf-8")
     title = next(cell.source for cell in handed.cells if cell.cell_type == "markdown").splitlines()[0]
-    weight = TORCH_IS_LARGE if any(line.startswith("torch==") for line in needed) else ""
+    weight = "".join(TORCH_IS_LARGE.format(torch=line) for line in needed if line.startswith("torch=="))
     text = text.format(title=title.removeprefix("# "), name=name, weight=weight)
     (student / "README.md").write_text(text, encoding="utf-8")
     grader = {"name": name, "answers": answers(notebook), "without": list(ORACLES), "tests": tests}

@@ -234,53 +234,52 @@ def grade(cells: list[str], assignment: Mapping[str, Any], limits: Limits, trust
         trusted: in this process, without a jail.
     """
     start = time.monotonic()
-    tests = assignment["tests"]
-    questions: list[Question] = []
+    tests = {name: OKTestFile.from_spec(dict(spec)) for name, spec in assignment["tests"].items()}
+    questions = {name: _unanswered(name, test) for name, test in tests.items()}
     notes: list[str] = []
     status, final = "graded", True
     room: Any = None
     try:
         room = Insider(cells) if trusted else Jail(cells, limits, assignment["without"])
         space = room.names(assignment["answers"])
-        for name in tests:
-            # One by one, since what was graded before a jail is lost still counts.
-            questions += [_question(name, tests[name], space)]
+        # All that students are told comes first: a function may put what it was called with into its next error.
+        for hidden in (False, True):
+            for name, test in tests.items():
+                _run(test, hidden, space, questions[name])
     except (LostJail, CrossingError) as error:
+        # What was graded before still counts.
         status, final = str(error), not isinstance(error, NoJail)
     finally:
         if room is not None:
             notes = room.notes
             room.close()
-    left = {name: tests[name] for name in list(tests)[len(questions) :]}
-    questions += nothing(status, left, 0.0).questions
-    return Result(status, questions, notes, round(time.monotonic() - start, 2), final)
+    return Result(status, list(questions.values()), notes, round(time.monotonic() - start, 2), final)
 
 
 def nothing(why: str, tests: Mapping[str, Any], seconds: float, final: bool = True) -> Result:
     """No points for any of these tests."""
-    questions = []
-    for name, spec in tests.items():
-        cases = _file(spec).test_cases
-        hidden = sum(case.hidden for case in cases)
-        questions.append(Question(name, 0.0, float(sum(case.points for case in cases)), [], (0, hidden)))
+    questions = [_unanswered(name, OKTestFile.from_spec(dict(spec))) for name, spec in tests.items()]
     return Result(why, questions, [], round(seconds, 2), final)
 
 
-def _file(spec: Mapping[str, Any]) -> Any:
-    return OKTestFile.from_spec(dict(spec))
+def _unanswered(name: str, test: OKTestFile) -> Question:
+    return Question(name, 0.0, float(test.possible), [], (0, sum(case.hidden for case in test.test_cases)))
 
 
-def _question(name: str, spec: Mapping[str, Any], space: Mapping[str, Any]) -> Question:
-    test = _file(spec)
+def _run(test: OKTestFile, hidden: bool, space: Mapping[str, Any], question: Question) -> None:
+    """Enter what the hidden tests of a question, or the others, find."""
+    some = OKTestFile(test.name, test.path, [case for case in test.test_cases if case.hidden == hidden], False)
     lost: list[LostJail] = []
-    test.run({k: _watched(v, lost) for k, v in space.items()})
+    some.run({k: _watched(v, lost) for k, v in space.items()})
     if lost:
         # doctest takes any exception for a failed test; this one is the end.
         raise lost[0]
-    results = test.test_case_results
-    public = [(r.test_case.name, r.passed, _told(r)) for r in results if not r.test_case.hidden]
-    hidden = [r.passed for r in results if r.test_case.hidden]
-    return Question(name, float(test.score), float(test.possible), public, (sum(hidden), len(hidden)))
+    results = some.test_case_results
+    question.score += float(some.score)
+    if hidden:
+        question.hidden = sum(r.passed for r in results), len(results)
+    else:
+        question.public = [(r.test_case.name, r.passed, _told(r)) for r in results]
 
 
 def _watched(value: Any, lost: list[LostJail]) -> Any:
