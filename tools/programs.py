@@ -1,7 +1,7 @@
 """Make sure that a program is there: find it, or install Debian's, or say what to install.
 
-    python tools/programs.py chromium      for the browser tests
-    python tools/programs.py bubblewrap    for grading homework, and its tests
+python tools/programs.py chromium      for the browser tests
+python tools/programs.py bubblewrap    for grading homework, and its tests
 """
 
 import os

@@ -19,11 +19,14 @@
 # %% [markdown]
 # # Homework 1: Numbers
 #
-# About 95 minutes, 20 points, after the chapters *Floating point*, *Fixed point* and *Low precision*.
+# About 105 minutes, 20 points, after the chapters *Floating point*, *Fixed point* and *Low precision*.
 #
-# You may use numpy and Python's own modules, nothing else. Where a question asks for a prediction, work it out on
-# paper before you run the cell below it. The public tests show a few cases. Your answers are graded on more: other
-# formats, ties, signs, shapes and bad input.
+# You may use numpy and Python's own modules, nothing else. Bad input raises `ValueError` where the question says so.
+# Where a question asks for a prediction, work it out on paper before you run the cell below it. Your functions could
+# compute most of these answers. Predict first all the same: where you were wrong is where you learn.
+#
+# The public tests, which you see, carry about a third of the points. Of predictions and letters they check the form
+# alone, not whether they are right. The hidden tests try more formats, ties, signs, shapes and bad input.
 
 # %% [markdown]
 # ## Does 0.1 + 0.2 make 0.3?
@@ -44,8 +47,8 @@ for kind in (np.float64, np.float32, np.float16):
 #
 # In this homework a float format is three things.
 #
-# - `exponent_bits`: bits $w_E$ of the stored exponent $E$. The bias is always $2^{w_E-1} - 1$.
-# - `fraction_bits`: bits of the stored fraction $F$. These are the $p - 1$ bits behind the leading 1.
+# - `exponent_bits`: bits $w_E$ of the stored exponent $E$, from 2 to 8. The bias is always $2^{w_E-1} - 1$.
+# - `fraction_bits`: bits of the stored fraction $F$, from 1 to 10. These are the $p - 1$ bits behind the leading 1.
 # - `specials`: what the codes stand for in which all bits of $E$ are 1.
 #   - `"ieee"`: infinity if $F = 0$, NaN for all other $F$.
 #   - `"fn"`: NaN if all bits of $F$ are 1 too. The other codes are ordinary numbers, and there is no infinity.
@@ -98,14 +101,14 @@ def fields(code, exponent_bits, fraction_bits):
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: The E4M3 code 1 0111 010 has S = 1, E = 7 and F = 2. Return a tuple of three integers. See Three fields and a bias in the chapter Floating point.
+failure_message: The E4M3 code 1 0111 010 has S = 1, E = 7 and F = 2. Return a tuple of three integers. See Floating point, "Three fields and a bias".
 """  # END TEST CONFIG
 import numpy as np
 
 found = fields(0b1_0111_010, 4, 3)
-assert isinstance(found, tuple) and len(found) == 3
-assert all(isinstance(part, (int, np.integer)) for part in found)
-assert found == (1, 7, 2)
+assert isinstance(found, tuple) and len(found) == 3, found
+assert all(isinstance(part, (int, np.integer)) for part in found), found
+assert found == (1, 7, 2), found
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -141,8 +144,8 @@ for bad, e, f in ((-1, 4, 3), (256, 4, 3), (16, 2, 1)):
 #
 # Write `decode(codes, exponent_bits, fraction_bits, specials)`. `codes` is an integer array of any shape; all its
 # codes fit the format. The result is a float64 array of the same shape with their values: zeros (with their sign),
-# subnormals, normals, infinities and NaN, as the rules above say. A NaN may have any sign. If `specials` is none of
-# the three words, raise a `ValueError`.
+# subnormals, normals, infinities and NaN, as the rules above say. A NaN may have any sign. The two widths are within
+# the limits named above. If `specials` is none of the three words, raise a `ValueError`.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -178,38 +181,38 @@ def decode(codes, exponent_bits, fraction_bits, specials):
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: These four codes are normal numbers. E = 7 is the bias, so 0 0111 000 stands for 1.0. Each E has the exponent e = E - bias, and the significand is 1 + F / 2**fraction_bits. See Three fields and a bias.
+failure_message: These four codes are normal numbers. E = 7 is the bias, so 0 0111 000 stands for 1.0. Each E has the exponent e = E - bias, and the significand is 1 + F / 2**fraction_bits. See Floating point, "Three fields and a bias".
 """  # END TEST CONFIG
 import numpy as np
 
 values = decode(np.array([0b0_0111_000, 0b1_0111_100, 0b0_1000_010, 0b0_1110_111]), 4, 3, "ieee")
-assert isinstance(values, np.ndarray) and values.dtype == np.float64 and values.shape == (4,)
-assert values.tolist() == [1.0, -1.5, 2.5, 240.0]
+assert isinstance(values, np.ndarray) and values.dtype == np.float64 and values.shape == (4,), repr(values)
+assert values.tolist() == [1.0, -1.5, 2.5, 240.0], values
 
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: The codes 0 to 9 of E4M3 are 0 to 9 steps of the same size, and 129 is minus one step. With E = 0 there is no leading 1, and the exponent is that of E = 1. The shape stays. See the section Zero, and the numbers above it.
+failure_message: The codes 0 to 9 of E4M3 are 0 to 9 steps of the same size, and 129 is minus one step. With E = 0 there is no leading 1, and the exponent is that of E = 1. The shape stays. See Floating point, "Zero, and the numbers just above it".
 """  # END TEST CONFIG
 import numpy as np
 
 values = decode(np.array([[0, 1, 7], [8, 9, 129]]), 4, 3, "fn")
-assert isinstance(values, np.ndarray) and values.shape == (2, 3)
-assert (values * 2**9).tolist() == [[0.0, 1.0, 7.0], [8.0, 9.0, -1.0]]
+assert isinstance(values, np.ndarray) and values.shape == (2, 3), repr(values)
+assert (values * 2**9).tolist() == [[0.0, 1.0, 7.0], [8.0, 9.0, -1.0]], (values * 2**9).tolist()
 
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: The two highest positive codes of a 4-bit format under the three rules. They are infinity and NaN in ieee, a number and NaN in fn, two numbers in finite. See Infinity, and what is not a number, and E4M3 has no infinity.
+failure_message: The two highest positive codes of a 4-bit format under the three rules. They are infinity and NaN in ieee, a number and NaN in fn, two numbers in finite. See Floating point, "Infinity, and what is not a number" and "E4M3 has no infinity".
 """  # END TEST CONFIG
 import numpy as np
 
 top = np.array([0b0_11_0, 0b0_11_1])
 ieee, fn, finite = decode(top, 2, 1, "ieee"), decode(top, 2, 1, "fn"), decode(top, 2, 1, "finite")
-assert isinstance(ieee, np.ndarray) and isinstance(fn, np.ndarray) and isinstance(finite, np.ndarray)
-assert ieee[0] == np.inf and np.isnan(ieee[1])
-assert fn[0] == 4.0 and np.isnan(fn[1])
-assert finite.tolist() == [4.0, 6.0]
+assert all(isinstance(values, np.ndarray) for values in (ieee, fn, finite)), (ieee, fn, finite)
+assert ieee[0] == np.inf and np.isnan(ieee[1]), ieee
+assert fn[0] == 4.0 and np.isnan(fn[1]), fn
+assert finite.tolist() == [4.0, 6.0], finite
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -308,10 +311,11 @@ largest_e3m4 = 30.0  # SOLUTION
 # %%
 """ # BEGIN TEST CONFIG
 points: 0
+success_message: The form is right. Whether the answers are right, the hidden tests decide.
 failure_message: This test checks the form alone. why_448 is one capital letter as text, largest_e3m4 a float.
 """  # END TEST CONFIG
-assert isinstance(why_448, str) and why_448 in ("A", "B", "C", "D", "E")
-assert isinstance(largest_e3m4, float)
+assert isinstance(why_448, str) and why_448 in ("A", "B", "C", "D", "E"), why_448
+assert isinstance(largest_e3m4, float), largest_e3m4
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -342,7 +346,8 @@ assert isinstance(largest_e3m4, float) and largest_e3m4 == 30.0
 # ## Question 4. From a number to its code (4 points)
 #
 # Write `encode(x, exponent_bits, fraction_bits, specials, saturate=False)`. `x` is a float64 array of any shape. The
-# result is an int64 array of the same shape with the codes of the nearest numbers of the format.
+# result is an int64 array of the same shape with the codes of the nearest numbers of the format. The two widths are
+# within the limits named above, and `specials` is one of the three words.
 #
 # - **Ties** go to the neighbour whose code is even.
 # - **Small numbers**: subnormals are numbers like others. What rounds to zero keeps its sign, and so does $-0.0$.
@@ -353,8 +358,9 @@ assert isinstance(largest_e3m4, float) and largest_e3m4 == 30.0
 # - **NaN** as input becomes the code with $S = 0$ and all bits of $E$ and $F$ set, whatever `saturate` says. With
 #   `"finite"` it raises a `ValueError`.
 #
-# Two hints. The gap at $x$ is a power of two, so dividing by it is exact; `np.rint` rounds ties to even. `np.frexp`
-# finds exponents exactly, where `np.log2` rounds, but look at what it says for 0.
+# Two hints. The gap at $x$ is a power of two, so dividing by it is exact. `np.rint` rounds ties to even, and as $F$ has
+# at least one bit, an even number of gaps has an even code. `np.frexp` finds exponents exactly, where `np.log2`
+# rounds, but look at what it says for 0.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -394,45 +400,47 @@ def encode(x, exponent_bits, fraction_bits, specials, saturate=False):
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: Ordinary numbers in E4M3, of either sign, exact ones and some between two neighbours; 0.1 goes to 13/128, 98 to 96. The result is an int64 array of the shape of x. See The code, round, encode, decode.
+failure_message: 'Ordinary numbers in E4M3, of either sign, exact ones and some between two neighbours; 0.1 goes to 13/128, 98 to 96. The result is an int64 array of the shape of x. See Floating point, "The code: round, encode, decode".'
 """  # END TEST CONFIG
 import numpy as np
 
 codes = encode(np.array([[1.0, -1.5, 2.5], [0.1, 240.0, 98.0]]), 4, 3, "fn")
-assert isinstance(codes, np.ndarray) and codes.dtype == np.int64 and codes.shape == (2, 3)
-assert codes.tolist() == [[0x38, 0xBC, 0x42], [0x1D, 0x77, 0x6C]]
+assert isinstance(codes, np.ndarray) and codes.dtype == np.int64 and codes.shape == (2, 3), repr(codes)
+assert codes.tolist() == [[0x38, 0xBC, 0x42], [0x1D, 0x77, 0x6C]], [hex(int(code)) for code in codes.flat]
 
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: Between 16 and 32 the numbers of E4M3 are 2 apart, so these four are ties. 17 goes to 16, 19 to 20, and 31 to 32, which has the next exponent. See Which neighbour?
+failure_message: Between 16 and 32 the numbers of E4M3 are 2 apart, so these four are ties. 17 goes to 16, 19 to 20, and 31 to 32, which has the next exponent. See Floating point, "Which neighbour?".
 """  # END TEST CONFIG
 import numpy as np
 
 codes = encode(np.array([17.0, 19.0, -17.0, 31.0]), 4, 3, "fn")
-assert isinstance(codes, np.ndarray) and codes.tolist() == [0x58, 0x5A, 0xD8, 0x60]
+assert isinstance(codes, np.ndarray), repr(codes)
+assert codes.tolist() == [0x58, 0x5A, 0xD8, 0x60], [hex(int(code)) for code in codes.flat]
 
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: Below the smallest normal number the gap of E4M3 stays 2**-9, down to zero. See the section Zero, and the numbers above it.
+failure_message: Below the smallest normal number the gap of E4M3 stays 2**-9, down to zero. See Floating point, "Zero, and the numbers just above it".
 """  # END TEST CONFIG
 import numpy as np
 
 codes = encode(np.array([2.0**-9, 5.2 * 2.0**-9, 0.4 * 2.0**-9, 7.8 * 2.0**-9, 0.0]), 4, 3, "fn")
-assert isinstance(codes, np.ndarray) and codes.tolist() == [1, 5, 0, 8, 0]
+assert isinstance(codes, np.ndarray) and codes.tolist() == [1, 5, 0, 8, 0], repr(codes)
 
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: Next to 448 would come 480. 463 is nearer to 448 and rounds to it, 465 is nearer to 480. What rounds to more than 448 has overflowed, into NaN or, with saturate=True, into the largest number. See E4M3 has no infinity.
+failure_message: Next to 448 would come 480. 463 is nearer to 448 and rounds to it, 465 is nearer to 480. What rounds to more than 448 has overflowed, into NaN or, with saturate=True, into the largest number. See Floating point, "E4M3 has no infinity".
 """  # END TEST CONFIG
 import numpy as np
 
 x = np.array([463.0, 465.0, -1000.0])
 plain, held = encode(x, 4, 3, "fn"), encode(x, 4, 3, "fn", saturate=True)
-assert isinstance(plain, np.ndarray) and plain.tolist() == [0x7E, 0x7F, 0xFF]
-assert isinstance(held, np.ndarray) and held.tolist() == [0x7E, 0x7E, 0xFE]
+assert isinstance(plain, np.ndarray) and isinstance(held, np.ndarray), (plain, held)
+assert plain.tolist() == [0x7E, 0x7F, 0xFF], [hex(int(code)) for code in plain.flat]
+assert held.tolist() == [0x7E, 0x7E, 0xFE], [hex(int(code)) for code in held.flat]
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -555,10 +563,11 @@ direct_e5m2 = 0.3125  # SOLUTION
 # %%
 """ # BEGIN TEST CONFIG
 points: 0
+success_message: The form is right. Whether the answers are right, the hidden tests decide.
 failure_message: This test checks the form alone. All four are floats.
 """  # END TEST CONFIG
-assert isinstance(sum_e4m3, float) and isinstance(tenth_e5m2, float)
-assert isinstance(sum_e5m2, float) and isinstance(direct_e5m2, float)
+answers = (sum_e4m3, tenth_e5m2, sum_e5m2, direct_e5m2)
+assert all(isinstance(answer, float) for answer in answers), answers
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -639,6 +648,7 @@ def ulp(x, exponent_bits, fraction_bits):
     # END SOLUTION
 
 
+# %%
 absorbed_fp16 = [False, True, True, False]  # SOLUTION
 absorbed_e4m3 = [False, True, True, False, False, True]  # SOLUTION
 stalls_at = 128.0  # SOLUTION
@@ -653,23 +663,27 @@ remedy = "B"  # SOLUTION
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: In FP16 the gap is 2**-10 at 1, 2 at 2048 and 1 at -2047; in E4M3 it is 1/8 at 1. The result is a float. See How far apart are the neighbours?
+failure_message: In FP16 the gap is 2**-10 at 1, 2 at 2048 and 1 at -2047; in E4M3 it is 1/8 at 1. The result is a float. See Floating point, "How far apart are the neighbours?".
 """  # END TEST CONFIG
 import numpy as np
 
 gaps = [ulp(1.0, 5, 10), ulp(2048.0, 5, 10), ulp(-2047.0, 5, 10), ulp(1.0, 4, 3)]
-assert all(isinstance(gap, (float, np.floating)) for gap in gaps)
-assert gaps == [2.0**-10, 2.0, 1.0, 0.125]
+assert all(isinstance(gap, (float, np.floating)) for gap in gaps), gaps
+assert gaps == [2.0**-10, 2.0, 1.0, 0.125], gaps
 
 # %%
 """ # BEGIN TEST CONFIG
 points: 0
+success_message: The form is right. Whether the answers are right, the hidden tests decide.
 failure_message: This test checks the form alone. The lists have 4 and 6 entries, each True or False; stalls_at is a float, remedy a capital letter.
 """  # END TEST CONFIG
-assert isinstance(absorbed_fp16, list) and len(absorbed_fp16) == 4 and all(isinstance(a, bool) for a in absorbed_fp16)
-assert isinstance(absorbed_e4m3, list) and len(absorbed_e4m3) == 6 and all(isinstance(a, bool) for a in absorbed_e4m3)
-assert isinstance(stalls_at, float)
-assert isinstance(remedy, str) and remedy in ("A", "B", "C", "D")
+import numpy as np
+
+for answers, count in ((absorbed_fp16, 4), (absorbed_e4m3, 6)):
+    assert isinstance(answers, list) and len(answers) == count, answers
+    assert all(isinstance(answer, (bool, np.bool_)) for answer in answers), answers
+assert isinstance(stalls_at, float), stalls_at
+assert isinstance(remedy, str) and remedy in ("A", "B", "C", "D"), remedy
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -729,7 +743,7 @@ assert isinstance(remedy, str) and remedy == "B"
 # %%
 for x, y in ((2050, 1), (2048, 1), (2048, -0.5), (2.0**-24, 2.0**-24)):
     total = np.float16(x) + np.float16(y)
-    print(f"{x:g} + {y:g} is {total:g}:", "absorbed" if total == x else "not absorbed")
+    print(f"{x:g} {'-' if y < 0 else '+'} {abs(y):g} is {total:g}:", "absorbed" if total == x else "not absorbed")
 
 # %% [raw]
 # # BEGIN QUESTION
@@ -741,8 +755,8 @@ for x, y in ((2050, 1), (2048, 1), (2048, -0.5), (2.0**-24, 2.0**-24)):
 #
 # Floats have gaps that grow. Fixed point has one step everywhere. Write `to_fixed(x, m, f)`. `x` is a float64 array
 # of any shape, and the result is an int64 array of the same shape with the codes in $\mathrm{Q}m.f$. The format has a
-# sign bit besides its $m + f$ bits, and its step is $s = 2^{-f}$. Round to the nearest code, ties to the even one.
-# Saturate at both ends, infinities too. A NaN raises a `ValueError`.
+# sign bit besides its $m + f$ bits, and its step is $s = 2^{-f}$; $m$ and $f$ are 0 or more. Round to the nearest code,
+# ties to the even one. Saturate at both ends, infinities too. A NaN raises a `ValueError`.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -769,23 +783,23 @@ def to_fixed(x, m, f):
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: In Q3.4 numbers are counted in sixteenths, so 0.3 is 5 steps and 2.7 is 43. The result is an int64 array of the shape of x. See An integer and an agreed scale in the chapter Fixed point.
+failure_message: In Q3.4 numbers are counted in sixteenths, so 0.3 is 5 steps and 2.7 is 43. The result is an int64 array of the shape of x. See Fixed point, "An integer and an agreed scale".
 """  # END TEST CONFIG
 import numpy as np
 
 codes = to_fixed(np.array([[0.3, -0.42], [2.7, 0.0]]), 3, 4)
-assert isinstance(codes, np.ndarray) and codes.dtype == np.int64 and codes.shape == (2, 2)
-assert codes.tolist() == [[5, -7], [43, 0]]
+assert isinstance(codes, np.ndarray) and codes.dtype == np.int64 and codes.shape == (2, 2), repr(codes)
+assert codes.tolist() == [[5, -7], [43, 0]], codes.tolist()
 
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: Q3.4 has 8 bits with the sign, so its codes run from -128 to 127, and what is beyond saturates. See Beyond the ends.
+failure_message: 'Q3.4 has 8 bits with the sign, so its codes run from -128 to 127, and what is beyond saturates. See Fixed point, "Beyond the ends: saturate or wrap".'
 """  # END TEST CONFIG
 import numpy as np
 
 codes = to_fixed(np.array([7.9, 8.0, 100.0, -8.0, -100.0]), 3, 4)
-assert isinstance(codes, np.ndarray) and codes.tolist() == [126, 127, 127, -128, -128]
+assert isinstance(codes, np.ndarray) and codes.tolist() == [126, 127, 127, -128, -128], repr(codes)
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -851,7 +865,7 @@ print(np.round(taps, 4))
 #    its name.
 # 3. Now round `taps` itself, not divided, to the three formats: encode it with your functions of questions 4 and 7,
 #    with `saturate=True` for the floats, and read the codes back as numbers. Set `errors` to a dictionary from the
-#    three names to the mean squared errors, as floats.
+#    three names to the mean squared errors, as floats. Here a mistake of questions 2, 4 or 7 costs points too.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -868,7 +882,10 @@ def mse(x, x_hat):
     # END SOLUTION
 
 
+# %%
 best_small = "E5M2"  # SOLUTION
+
+# %%
 # BEGIN SOLUTION NO PROMPT
 errors = {"Q0.7": mse(taps, to_fixed(taps, 0, 7) / 2**7)}
 for form in ("E4M3", "E5M2"):
@@ -893,16 +910,17 @@ failure_message: Errors of 0, 0.5 and -1 have the squares 0, 0.25 and 1, whose m
 import numpy as np
 
 found = mse(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.5, 2.0]))
-assert isinstance(found, (float, np.floating)) and abs(found - 1.25 / 3) < 1e-12
+assert isinstance(found, (float, np.floating)) and abs(found - 1.25 / 3) < 1e-12, repr(found)
 
 # %%
 """ # BEGIN TEST CONFIG
 points: 0
+success_message: The form is right. Whether the answers are right, the hidden tests decide.
 failure_message: This test checks the form alone. errors has the keys E4M3, E5M2 and Q0.7, with positive numbers; best_small is one of these names as text.
 """  # END TEST CONFIG
-assert isinstance(errors, dict) and set(errors) == {"E4M3", "E5M2", "Q0.7"}
-assert all(0 < float(error) < 1 for error in errors.values())
-assert isinstance(best_small, str) and best_small in ("E4M3", "E5M2", "Q0.7")
+assert isinstance(errors, dict) and set(errors) == {"E4M3", "E5M2", "Q0.7"}, errors
+assert all(0 < float(error) < 1 for error in errors.values()), errors
+assert isinstance(best_small, str) and best_small in ("E4M3", "E5M2", "Q0.7"), best_small
 
 # %%
 """ # BEGIN TEST CONFIG

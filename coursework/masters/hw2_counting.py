@@ -31,8 +31,10 @@
 #
 # **Rules.** You may use Python with its own modules, and numpy. No PyTorch and no program that counts. Functions get and
 # return Python numbers, tuples, lists and dicts; counts are of type `int`. Bad input raises `ValueError` where the question
-# says so. The tests that you see are a part of those that grade; the others try more cases of the same kind. Cells that print
-# something behind a question call your functions, and fail until you have written them.
+# says so. The public tests, which you see, carry about a third of the points; the hidden ones try more cases of the same kind.
+# Of predictions and letters the public tests check the form alone, not whether they are right. Cells that print something
+# behind a question call your functions, and fail until you have written them. Your functions could compute most predictions
+# too. Predict first all the same: where you were wrong is where you learn.
 #
 # **Shapes.** A shape is a tuple. An image has the shape `(batch, channels, height, width)`. A kernel is a pair
 # `(height, width)`. Stride, padding and dilation are one number for both directions.
@@ -82,19 +84,19 @@ def output_size(size, kernel, stride=1, padding=0, dilation=1):
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: A window of 3 on 4 pixels without padding fits in 2 places, as in the chapter's section "One layer, by hand"; one of 1 fits in all. Is the result an int?
+failure_message: A window of 3 on 4 pixels without padding fits in 2 places, and one of 1 in all. See Counting parameters and operations, "One layer, by hand". Is the result an int?
 """  # END TEST CONFIG
 found = [output_size(4, 3), output_size(8, 3), output_size(7, 1)]
-assert all(type(n) is int for n in found)
-assert found == [2, 6, 7]
+assert all(type(n) is int for n in found), found
+assert found == [2, 6, 7], found
 
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: The first layer of AlexNet (224 pixels, window 11, stride 4, padding 2 at each end) has 55 places, see the exercise in the chapter on counting. A last step that would leave the image is not taken.
+failure_message: The first layer of AlexNet (224 pixels, window 11, stride 4, padding 2 at each end) has 55 places. A last step that would leave the image is not taken. See Counting parameters and operations, the first of the "Exercises".
 """  # END TEST CONFIG
-assert output_size(224, 11, 4, 2) == 55
-assert output_size(8, 3, stride=2) == 3
+found = [output_size(224, 11, 4, 2), output_size(8, 3, stride=2)]
+assert found == [55, 3], found
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -188,29 +190,32 @@ def linear_cost(in_shape, outputs, bias=True):
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: In the chapter, a 3 x 3 convolution of 3 to 8 channels with 10 x 10 places has 224 parameters and 21,600 MACs. See the equations for MACs and params in "One layer, by hand". Each output channel has one bias. Both results are Python ints.
+failure_message: A 3 x 3 convolution of 3 to 8 channels with 10 x 10 places has 224 parameters and 21,600 MACs. Each output channel has one bias. Both results are Python ints. See Counting parameters and operations, the equations for MACs and params in "One layer, by hand".
 """  # END TEST CONFIG
 found = conv_cost((1, 3, 10, 10), (1, 8, 10, 10), (3, 3))
-assert isinstance(found, tuple) and len(found) == 2 and all(type(n) is int for n in found)
-assert found == (224, 21600)
-assert conv_cost((1, 3, 10, 10), (1, 8, 10, 10), (3, 3), bias=False) == (216, 21600)
+assert isinstance(found, tuple) and len(found) == 2 and all(type(n) is int for n in found), found
+assert found == (224, 21600), found
+found = conv_cost((1, 3, 10, 10), (1, 8, 10, 10), (3, 3), bias=False)
+assert found == (216, 21600), found
 
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: The chapter's fully connected layer of 8 inputs and 10 outputs has 90 parameters and, for one row, 80 MACs. More rows need more MACs and no more parameters. Both results are Python ints.
+failure_message: A fully connected layer of 8 inputs and 10 outputs has 90 parameters and, for one row, 80 MACs. More rows need more MACs and no more parameters. Both results are Python ints. See Counting parameters and operations, the table in "One layer, by hand".
 """  # END TEST CONFIG
 found = linear_cost((1, 8), 10)
-assert isinstance(found, tuple) and len(found) == 2 and all(type(n) is int for n in found)
-assert found == (90, 80)
-assert linear_cost((6, 8), 10, bias=False) == (80, 480)
+assert isinstance(found, tuple) and len(found) == 2 and all(type(n) is int for n in found), found
+assert found == (90, 80), found
+found = linear_cost((6, 8), 10, bias=False)
+assert found == (80, 480), found
 
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: In a depthwise convolution each filter reads a single channel. With 4 channels, 4 groups and 5 x 5 places, n is 9. See "Groups" in "One layer, by hand".
+failure_message: In a depthwise convolution each filter reads a single channel. With 4 channels, 4 groups and 5 x 5 places, n is 9. See Counting parameters and operations, what "One layer, by hand" says of groups.
 """  # END TEST CONFIG
-assert conv_cost((1, 4, 5, 5), (1, 4, 5, 5), (3, 3), groups=4, bias=False) == (36, 900)
+found = conv_cost((1, 4, 5, 5), (1, 4, 5, 5), (3, 3), groups=4, bias=False)
+assert found == (36, 900), found
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -272,7 +277,8 @@ assert conv_cost((1, 8, 5, 5), (1, 12, 5, 5), (3, 3), 4)[1] == 25 * 12 * 18
 # **Question 3 (1.5 points).** *The other way round.* A transposed convolution multiplies each *input* by a window of
 # weights and adds the result to the outputs there. The windows of neighbouring inputs are `stride` apart. At each end of an
 # axis `padding` outputs are cut off when all is done, so that there are `(size - 1) * stride + kernel - 2 * padding` left.
-# What is cut off has been computed and counts.
+# What is cut off has been computed and counts. With `groups` the channels of both sides are cut into so many parts, and an
+# input reaches the outputs of its own part alone.
 #
 # Write `transposed_cost`, which returns `(params, macs, out_shape)`. `out_shape` is a tuple of four `int`. Dilation is 1,
 # and you may rely on good input.
@@ -301,13 +307,13 @@ def transposed_cost(in_shape, out_channels, kernel, stride=1, padding=0, groups=
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: The chapter's transposed convolution (4 to 6 channels, 2 x 2, stride 2, no bias, on 10 x 10) has 96 parameters and 9600 MACs. See the row of the table in "One layer, by hand"; which positions are counted there?
+failure_message: A transposed convolution of 4 to 6 channels, 2 x 2, stride 2, no bias, on 10 x 10 has 96 parameters and 9600 MACs. See Counting parameters and operations, the table in "One layer, by hand"; which positions does its row count?
 """  # END TEST CONFIG
 found = transposed_cost((1, 4, 10, 10), 6, (2, 2), stride=2, bias=False)
-assert isinstance(found, tuple) and len(found) == 3
-assert type(found[0]) is int and found[0] == 96
-assert type(found[1]) is int and found[1] == 9600
-assert isinstance(found[2], tuple) and found[2] == (1, 6, 20, 20)
+assert isinstance(found, tuple) and len(found) == 3, found
+assert type(found[0]) is int and found[0] == 96, found
+assert type(found[1]) is int and found[1] == 9600, found
+assert isinstance(found[2], tuple) and found[2] == (1, 6, 20, 20), found
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -340,16 +346,21 @@ assert transposed_cost((1, 2, 1, 6), 4, (3, 2), 2)[2] == (1, 4, 3, 12)
 
 # %% [markdown]
 # **Question 4 (2.5 points).** *What another counter prints.* Your MACs and those of thop are not the same, and nor are the
-# parameters. The chapter says why, in "By program", "thop's number, term by term" and "What a counter of modules does not
-# see". Write `thop_total(steps)`, which gives the pair `(macs, params)`, two `int`, that thop prints for a model made of
-# these steps. A step is a dict. It has
+# parameters. The chapter *Counting parameters and operations* says why, in "By program: watch what is dispatched", "thop's
+# number, term by term" and "What a counter of modules does not see". Its thop, and that of this question, is version
+# 0.1.1.post2209072238; you need not install it.
+#
+# Write `thop_total(steps)`, which gives the pair `(macs, params)`, two `int`, that thop prints for a model made of these
+# steps. A step is a dict. It has
 #
 # - `"op"`: one of the names below, or another that thop has no rule for, such as `"gelu"`;
 # - `"module"`: `True` if the model has a module of PyTorch for it (`nn.Conv2d`), `False` if it calls a function or an
 #   operator (`functional.conv2d`, `@`, `x.mean(...)`) on the inputs and on bare parameters;
 # - `"params"`: the parameters that the step owns, biases included;
 #
-# and what the next table says. For steps with an `"op"` outside this table other keys don't matter.
+# and what the next table says. Steps with an `"op"` outside this table have no keys but these three. A module that thop has no
+# rule for adds nothing at all: no MACs, and none of the parameters that it owns. Whether a name of the table has a rule, the
+# chapter says.
 #
 # | `"op"` | further keys |
 # |---|---|
@@ -360,7 +371,8 @@ assert transposed_cost((1, 2, 1, 6), 4, (3, 2), 2)[2] == (1, 4, 3, 12)
 # | `"attention"`, `nn.MultiheadAttention` or the same by hand | `"macs"` |
 #
 # For a transposed convolution thop uses the formula of a convolution: it takes output positions where input positions
-# belong. All steps are in one `nn.Sequential`, so none is "a bare leaf module".
+# belong. All steps are in one `nn.Sequential`, so none is the model by itself, like "a bare Linear" in the chapter: of one
+# layer that is the whole model thop prints no parameters.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -396,7 +408,7 @@ def thop_total(steps):
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: The chapter's small network (convolution, normalization, pooling to 1 x 1, fully connected) has 21,680 MACs, and thop prints 25,688 = 21,680 + 3200 + 808 with 330 parameters. See the end of "By program".
+failure_message: 'A small network (convolution, normalization, pooling to 1 x 1, fully connected) has 21,680 MACs, and thop prints 25,688 = 21,680 + 3200 + 808 with 330 parameters. See Counting parameters and operations, the end of "By program: watch what is dispatched".'
 """  # END TEST CONFIG
 steps = [
     {"op": "conv", "module": True, "params": 224, "macs": 21600},
@@ -405,13 +417,13 @@ steps = [
     {"op": "linear", "module": True, "params": 90, "macs": 80},
 ]
 found = thop_total(steps)
-assert isinstance(found, tuple) and len(found) == 2 and all(type(n) is int for n in found)
-assert found == (25688, 330)
+assert isinstance(found, tuple) and len(found) == 2 and all(type(n) is int for n in found), found
+assert found == (25688, 330), found
 
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: A step without a module is not seen, and nor are its parameters. See "What a counter of modules does not see".
+failure_message: A step without a module is not seen, and nor are its parameters. See Counting parameters and operations, "What a counter of modules does not see".
 """  # END TEST CONFIG
 found = thop_total(
     [
@@ -419,7 +431,7 @@ found = thop_total(
         {"op": "linear", "module": True, "params": 264, "macs": 4096},
     ]
 )
-assert isinstance(found, tuple) and found == (4096, 264)
+assert isinstance(found, tuple) and found == (4096, 264), found
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -444,6 +456,7 @@ found = thop_total(
     [
         {"op": "attention", "module": True, "params": 4224, "macs": 81920},
         {"op": "gelu", "module": True, "params": 0},
+        {"op": "embedding", "module": True, "params": 160},
         {"op": "conv", "module": True, "params": 10, "macs": 7},
         {"op": "attention", "module": False, "params": 5, "macs": 9},
         {"op": "token", "module": False, "params": 768},
@@ -531,22 +544,23 @@ def bound(macs, moved, peak, bandwidth):
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: One vector through 4096 x 4096 weights moves 67,141,632 bytes in FP32, see the first table of "Two things that take time". 1000 parameters of 4 bits fill 500 bytes. Is the result an int?
+failure_message: One vector through 4096 x 4096 weights moves 67,141,632 bytes in FP32. 1000 parameters of 4 bits fill 500 bytes. Is the result an int? See Fewer bytes, less time, the first table of "Two things that take time".
 """  # END TEST CONFIG
 found = bytes_moved(4096, 4096 * 4096, 4096)
-assert type(found) is int and found == 67141632
-assert bytes_moved(10, 1000, 20, weight_bits=4) == 120 + 500
+assert type(found) is int and found == 67141632, found
+found = bytes_moved(10, 1000, 20, weight_bits=4)
+assert found == 120 + 500, found
 
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: With 16,777,216 MACs and 67,141,632 bytes on the chapter's core (1e11 FLOP/s, 1e10 byte/s) the intensity is 0.50, the least time 6.71 ms, and memory is the limit. A MAC is two FLOPs; both limits hold, so which of the two times is it?
+failure_message: With 16,777,216 MACs and 67,141,632 bytes on a machine of 1e11 FLOP/s and 1e10 byte/s the intensity is 0.50, the least time 6.71 ms, and memory is the limit. A MAC is two FLOPs; both limits hold, so which of the two times is it? See Fewer bytes, less time, "Two things that take time".
 """  # END TEST CONFIG
 found = bound(16777216, 67141632, 1e11, 1e10)
-assert isinstance(found, tuple) and len(found) == 3 and all(isinstance(x, float) for x in found[:2])
-assert abs(found[0] - 0.49976) < 1e-4
-assert abs(found[1] - 6.7141632e-3) < 1e-9
-assert isinstance(found[2], str) and found[2] == "memory"
+assert isinstance(found, tuple) and len(found) == 3 and all(isinstance(x, float) for x in found[:2]), found
+assert abs(found[0] - 0.49976) < 1e-4, found
+assert abs(found[1] - 6.7141632e-3) < 1e-9, found
+assert isinstance(found[2], str) and found[2] == "memory", found
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -653,7 +667,8 @@ show("on the chip, 32 bits", rows, chip)
 # - `longest_board`: the layer with the longest least time on the board, 32 bits for everything;
 # - `longest_chip`: the same on the chip;
 # - `faster_board`: a list of all layers whose least time on the board gets *more than five percent shorter* if parameters,
-#   inputs and outputs have 8 bits, and the peak stays what it is: the board has no 8-bit instructions;
+#   inputs and outputs have 8 bits, and the peak stays what it is: the board has no 8-bit instructions. The order is free, and
+#   the list may be empty;
 # - `faster_chip`: the same for the chip.
 
 # %% [raw]
@@ -674,13 +689,15 @@ faster_chip = ["expand", "depthwise", "project"]  # SOLUTION
 # %%
 """ # BEGIN TEST CONFIG
 points: 0
-failure_message: The first two are one of the strings "expand", "depthwise", "project"; the other two are lists of such strings. This test says nothing about whether they are right.
+success_message: The form is right. Whether the answers are right, the hidden tests decide.
+failure_message: The first two are one of the strings "expand", "depthwise", "project"; the other two are lists of such strings, each at most once. This test says nothing about whether they are right.
 """  # END TEST CONFIG
 names = ("expand", "depthwise", "project")
-assert isinstance(longest_board, str) and longest_board in names
-assert isinstance(longest_chip, str) and longest_chip in names
-assert isinstance(faster_board, list) and all(isinstance(x, str) and x in names for x in faster_board)
-assert isinstance(faster_chip, list) and all(isinstance(x, str) and x in names for x in faster_chip)
+for answer in (longest_board, longest_chip):
+    assert isinstance(answer, str) and answer in names, answer
+for answer in (faster_board, faster_chip):
+    assert isinstance(answer, list) and all(isinstance(x, str) and x in names for x in answer), answer
+    assert len(set(answer)) == len(answer), answer
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -770,11 +787,13 @@ tools = "BCA"  # SOLUTION
 # %%
 """ # BEGIN TEST CONFIG
 points: 0
+success_message: The form is right. Whether the answers are right, the hidden tests decide.
 failure_message: rows_fp32 and rows_weights are positive ints, helps is one of the letters A to D, and tools is a string with each of A, B and C once. This test says nothing about whether they are right.
 """  # END TEST CONFIG
-assert type(rows_fp32) is int and rows_fp32 > 0 and type(rows_weights) is int and rows_weights > 0
-assert isinstance(helps, str) and helps in ("A", "B", "C", "D")
-assert isinstance(tools, str) and sorted(tools) == ["A", "B", "C"]
+for answer in (rows_fp32, rows_weights):
+    assert type(answer) is int and answer > 0, answer
+assert isinstance(helps, str) and helps in ("A", "B", "C", "D"), helps
+assert isinstance(tools, str) and sorted(tools) == ["A", "B", "C"], tools
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -829,9 +848,10 @@ assert isinstance(tools, str) and tools == "BCA"
 #   `"outputs"`, in order, for all layers that multiply (a pooling gets no entry). Inputs and outputs are numbers of
 #   elements, of the whole batch. `shape` is the shape of the first input. Raise `ValueError` for a kind that is not in the
 #   table.
-# - `network_report(layers, shape, peak, bandwidth, bits=32)`: a dict with the sums `"params"`, `"macs"`, `"bytes"`
-#   (parameters and activations with `bits` bits each) and `"seconds"` (the sum of the least times of the layers), and
-#   `"slowest"`, the name of the layer with the longest least time; of several, the first.
+# - `network_report(layers, shape, peak, bandwidth, bits=32)`: a dict. It has the sums over the entries of `network_costs`, so
+#   without pooling: `"params"`, `"macs"`, `"bytes"` (parameters and activations with `bits` bits each) and `"seconds"` (the
+#   least times). And it has `"slowest"`, the name of the entry with the longest least time; of several, the first. There is
+#   at least one entry.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -911,9 +931,9 @@ layers = [
     {"name": "l", "kind": "linear", "out": 5, "bias": False},
 ]
 found = network_costs(layers, (1, 1, 6, 6))
-assert isinstance(found, list) and len(found) == 2 and all(isinstance(entry, dict) for entry in found)
-assert found[0] == {"name": "c", "params": 20, "macs": 288, "inputs": 36, "outputs": 32}
-assert found[1] == {"name": "l", "params": 10, "macs": 10, "inputs": 2, "outputs": 5}
+assert isinstance(found, list) and len(found) == 2 and all(isinstance(entry, dict) for entry in found), found
+assert found[0] == {"name": "c", "params": 20, "macs": 288, "inputs": 36, "outputs": 32}, found[0]
+assert found[1] == {"name": "l", "params": 10, "macs": 10, "inputs": 2, "outputs": 5}, found[1]
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -925,12 +945,12 @@ layers = [
     {"name": "b", "kind": "linear", "out": 1, "bias": True},
 ]
 found = network_report(layers, (1, 3), 2.5, 10)
-assert isinstance(found, dict) and sorted(found) == ["bytes", "macs", "params", "seconds", "slowest"]
-assert type(found["params"]) is int and found["params"] == 9
-assert type(found["macs"]) is int and found["macs"] == 8
-assert type(found["bytes"]) is int and found["bytes"] == 44 + 24
-assert isinstance(found["seconds"], float) and abs(found["seconds"] - 7.2) < 1e-9
-assert isinstance(found["slowest"], str) and found["slowest"] == "a"
+assert isinstance(found, dict) and sorted(found) == ["bytes", "macs", "params", "seconds", "slowest"], found
+assert type(found["params"]) is int and found["params"] == 9, found
+assert type(found["macs"]) is int and found["macs"] == 8, found
+assert type(found["bytes"]) is int and found["bytes"] == 44 + 24, found
+assert isinstance(found["seconds"], float) and abs(found["seconds"] - 7.2) < 1e-9, found
+assert isinstance(found["slowest"], str) and found["slowest"] == "a", found
 
 # %%
 """ # BEGIN TEST CONFIG

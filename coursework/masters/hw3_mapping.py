@@ -23,7 +23,11 @@
 # spaced levels*.
 #
 # You may use numpy and Python's own modules. No functions that quantize from a library: you write them. Given cells call
-# your functions, and stop with an error until these are there.
+# your functions, and stop with an error until these are there. Bad input raises `ValueError` where the question says so.
+#
+# The public tests, which you see, carry about a third of the points; the rest is for hidden ones. Of predictions and
+# letters the public tests check the form alone, not whether they are right. Your functions could compute most predictions
+# too. Predict first all the same: where you were wrong is where you learn.
 #
 # The layer below has 12 outputs, and each is a sum over 32 inputs. Row $j$ of `w` holds the weights of output $j$. Store
 # the layer in 8 bits with one scale, and its SQNR is 37.2 dB. Store it in 4 bits, and the SQNR is 13.8 dB. That is what
@@ -33,7 +37,8 @@
 # inputs. The SQNR of the layer did not say so. Who loses what, and what does it cost to give it back?
 #
 # You build all that is needed for the answer. What you write in one question you may call in the next ones.
-# `w_hat` in code is $\hat w$: weights that went to codes and back.
+# `w_hat` in code is $\hat w$: weights that went to codes and back. The cells of question 8 need `w` as it is: outside of
+# functions, give this name to nothing else.
 
 # %%
 import numpy as np
@@ -67,11 +72,12 @@ for row, largest in enumerate(np.abs(w).max(axis=1)):
 #   to even**.
 # - $z$ is a code: after rounding it is held between $q_{\min}$ and $q_{\max}$. (It leaves them only where the step is too
 #   small for a float to hold it well.)
-# - If the step comes out as 0, because the range has no width or too little of it, then `s` is `1.0`. The rest stays as it is.
+# - If the step comes out as 0, because the range has no width or too little of it, then `s` is `1.0`. The rest stays as it
+#   is: 0 to 0 with the codes $-8 \dots 7$ gives `(1.0, -8)`.
 # - A `ValueError` if `low` or `high` is NaN or infinite, if `low > high`, or if `q_min >= q_max`.
 #
-# The ends are floats, the codes integers of any type: $-8 \dots 7$, $0 \dots 255$, $-7 \dots 7$ and others. All in
-# float64.
+# The ends are floats, and where both are finite, so is their difference. The codes are integers of any type:
+# $-8 \dots 7$, $0 \dots 255$, $-7 \dots 7$ and others. All in float64.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -108,10 +114,10 @@ failure_message: From -1 to 3, 4 bits unsigned. 16 codes have 15 gaps between th
 import numpy as np
 
 answer = qparams(-1.0, 3.0, 0, 15)
-assert isinstance(answer, tuple) and len(answer) == 2
+assert isinstance(answer, tuple) and len(answer) == 2, answer
 s, z = answer
-assert isinstance(s, (float, np.floating)) and abs(s - 4 / 15) < 1e-12
-assert isinstance(z, (int, np.integer)) and not isinstance(z, bool) and z == 4
+assert isinstance(s, (float, np.floating)) and abs(s - 4 / 15) < 1e-12, answer
+assert isinstance(z, (int, np.integer)) and not isinstance(z, bool) and z == 4, answer
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -121,10 +127,10 @@ failure_message: A range of positive numbers alone, in INT8. Where does zero hav
 import numpy as np
 
 answer = qparams(1.0, 3.0, -128, 127)
-assert isinstance(answer, tuple) and len(answer) == 2
+assert isinstance(answer, tuple) and len(answer) == 2, answer
 s, z = answer
-assert isinstance(s, (float, np.floating)) and abs(s - 3 / 255) < 1e-12
-assert isinstance(z, (int, np.integer)) and z == -128
+assert isinstance(s, (float, np.floating)) and abs(s - 3 / 255) < 1e-12, answer
+assert isinstance(z, (int, np.integer)) and z == -128, answer
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -278,11 +284,11 @@ import numpy as np
 
 x = np.array([[-1.0, 0.0, 0.3], [1.1, 2.4, 0.8]])
 q = quantize(x, 0.25, 5, 0, 15)
-assert isinstance(q, np.ndarray) and q.dtype == np.int64 and q.shape == (2, 3)
-assert q.tolist() == [[1, 5, 6], [9, 15, 8]]
+assert isinstance(q, np.ndarray) and q.dtype == np.int64 and q.shape == (2, 3), repr(q)
+assert q.tolist() == [[1, 5, 6], [9, 15, 8]], q.tolist()
 y = dequantize(np.array([[1, 5, 6], [9, 15, 8]]), 0.25, 5)
-assert isinstance(y, np.ndarray) and y.dtype == np.float64 and y.shape == (2, 3)
-assert np.allclose(y, [[-1.0, 0.0, 0.25], [1.0, 2.5, 0.75]])
+assert isinstance(y, np.ndarray) and y.dtype == np.float64 and y.shape == (2, 3), repr(y)
+assert np.allclose(y, [[-1.0, 0.0, 0.25], [1.0, 2.5, 0.75]]), y.tolist()
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -292,8 +298,8 @@ failure_message: 'Values outside of the range get the code at its end. See Affin
 import numpy as np
 
 q = quantize(np.array([-9.0, 7.0, 2.6]), 0.25, 5, 0, 15)
-assert isinstance(q, np.ndarray) and q.dtype == np.int64 and q.shape == (3,)
-assert q.tolist() == [0, 15, 15]
+assert isinstance(q, np.ndarray) and q.dtype == np.int64 and q.shape == (3,), repr(q)
+assert q.tolist() == [0, 15, 15], q.tolist()
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -375,7 +381,8 @@ for dtype in (np.uint8, np.int8, np.int64):
 # %% [markdown]
 # ## 3. How wrong can one value be? (2 points)
 #
-# Paper and pencil. Codes 0 to 15, $s = 0.25$ and $z = 5$. The error of a value is $|\hat x - x|$. Set:
+# Paper and pencil. Codes 0 to 15, $s = 0.25$ and $z = 5$. The error of a value is $|\hat x - x|$. Set, the numbers to
+# within $10^{-6}$:
 #
 # - `bound`: the largest error of all $x$ between the real numbers of the first and the last code;
 # - `error_outside`: the error of $x = 3.1$;
@@ -405,13 +412,14 @@ ends = "B"  # SOLUTION
 # %%
 """ # BEGIN TEST CONFIG
 points: 0
+success_message: The form is right. Whether the answers are right, the hidden tests decide.
 failure_message: Three numbers, and a letter from A to D in quotes.
 """  # END TEST CONFIG
 import numpy as np
 
 for answer in (bound, error_outside, reach):
-    assert isinstance(answer, (int, float, np.integer, np.floating)) and not isinstance(answer, bool)
-assert isinstance(ends, str) and len(ends) == 1 and ends in "ABCD"
+    assert isinstance(answer, (int, float, np.integer, np.floating)) and not isinstance(answer, bool), answer
+assert isinstance(ends, str) and len(ends) == 1 and ends in "ABCD", ends
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -466,7 +474,8 @@ assert isinstance(ends, str) and ends == "B"
 # $$\mathrm{SQNR} = 10 \log_{10} \frac{\sum_i x_i^2}{\sum_i (y_i - x_i)^2} .$$
 #
 # It returns a float. It is infinite (`float("inf")`) if there is no error at all, even if `x` is all zeros. If `x` is
-# all zeros and `y` is not, it is `float("-inf")`. A `ValueError` if the shapes differ.
+# all zeros and `y` is not, it is `float("-inf")`. A `ValueError` if the shapes differ. The values are of ordinary size: no
+# square overflows, and only that of 0 is 0.
 #
 # Then predict, **before you run the cell below it**. Model the rounding error as even over one step, so its mean square
 # is $s^2/12$. The codes are signed, $z = 0$. Set:
@@ -496,6 +505,7 @@ def sqnr(x, y):
     # END SOLUTION
 
 
+# %%
 # Set these before you run the next cell.
 bits_for_60 = 10  # SOLUTION
 normal_6 = 27.8  # SOLUTION
@@ -504,7 +514,7 @@ normal_6 = 27.8  # SOLUTION
 # # END SOLUTION
 
 # %% [markdown]
-# The next cell measures evenly spread data at 3, 5 and 8 bits. How far apart are they for each bit?
+# The next cell measures evenly spread data at 3, 5 and 8 bits. How many decibels does each bit add?
 
 # %%
 even = np.random.default_rng(0).uniform(-1, 1, 20_000)
@@ -524,17 +534,18 @@ failure_message: Powers, so 10 times the logarithm. The signal is 25, the noise 
 import numpy as np
 
 answer = sqnr(np.array([3.0, -4.0]), np.array([3.3, -3.6]))
-assert isinstance(answer, (float, np.floating)) and abs(answer - 20.0) < 1e-9
+assert isinstance(answer, (float, np.floating)) and abs(answer - 20.0) < 1e-9, answer
 
 # %%
 """ # BEGIN TEST CONFIG
 points: 0
+success_message: The form of the predictions is right. Whether they are right, the hidden tests decide.
 failure_message: bits_for_60 is an int, normal_6 a number.
 """  # END TEST CONFIG
 import numpy as np
 
-assert isinstance(bits_for_60, (int, np.integer)) and not isinstance(bits_for_60, bool)
-assert isinstance(normal_6, (int, float, np.integer, np.floating)) and not isinstance(normal_6, bool)
+assert isinstance(bits_for_60, (int, np.integer)) and not isinstance(bits_for_60, bool), bits_for_60
+assert isinstance(normal_6, (int, float, np.integer, np.floating)) and not isinstance(normal_6, bool), normal_6
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -623,6 +634,7 @@ def symmetric_scales(w, bits, axis=None):
     # END SOLUTION
 
 
+# %%
 symmetric_loss = 6.05  # SOLUTION
 
 # %% [raw]
@@ -639,8 +651,8 @@ failure_message: 'One scale for the tensor, 4 bits. Four signed bits have 7 code
 import numpy as np
 
 s = symmetric_scales(np.array([[1.0, -2.8, 0.5], [0.7, 1.4, -0.1]]), 4)
-assert isinstance(s, np.ndarray) and s.dtype == np.float64 and s.shape == (1, 1)
-assert np.allclose(s, 0.4)
+assert isinstance(s, np.ndarray) and s.dtype == np.float64 and s.shape == (1, 1), repr(s)
+assert np.allclose(s, 0.4), s
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -651,20 +663,22 @@ import numpy as np
 
 w = np.array([[1.0, -2.8, 0.5], [0.7, 1.4, -0.1]])
 s = symmetric_scales(w, 4, axis=0)
-assert isinstance(s, np.ndarray) and s.dtype == np.float64 and s.shape == (2, 1)
-assert np.allclose(s, [[0.4], [0.2]])
+assert isinstance(s, np.ndarray) and s.dtype == np.float64 and s.shape == (2, 1), repr(s)
+assert np.allclose(s, [[0.4], [0.2]]), s.tolist()
 s = symmetric_scales(w, 4, axis=1)
-assert isinstance(s, np.ndarray) and s.dtype == np.float64 and s.shape == (1, 3)
-assert np.allclose(s, [[1 / 7, 0.4, 0.5 / 7]])
+assert isinstance(s, np.ndarray) and s.dtype == np.float64 and s.shape == (1, 3), repr(s)
+assert np.allclose(s, [[1 / 7, 0.4, 0.5 / 7]]), s.tolist()
 
 # %%
 """ # BEGIN TEST CONFIG
 points: 0
+success_message: The form of the prediction is right. Whether it is right, a hidden test decides.
 failure_message: symmetric_loss is a number.
 """  # END TEST CONFIG
 import numpy as np
 
-assert isinstance(symmetric_loss, (int, float, np.integer, np.floating)) and not isinstance(symmetric_loss, bool)
+answer = symmetric_loss
+assert isinstance(answer, (int, float, np.integer, np.floating)) and not isinstance(answer, bool), answer
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -739,10 +753,11 @@ assert isinstance(symmetric_loss, (int, float, np.integer, np.floating)) and 5.5
 # Finer still: each row is cut into groups of $g$ neighbouring weights, from its beginning, and every group has a
 # symmetric scale of its own. If $g$ does not divide the length of the row, the last group is shorter.
 #
-# - `fake_quantize_groups(w, bits, g)`: `w` of shape (rows, n), to codes (narrow range) and back. Returns $\hat w$, float64
-#   of the same shape. A group of zeros stays zeros. `g` may be larger than $n$. A `ValueError` if `g` is less than 1.
+# - `fake_quantize_groups(w, bits, g)`: `w` of shape (rows, n), to codes (narrow range, 2 bits or more) and back. Returns
+#   $\hat w$, float64 of the same shape. A group of zeros stays zeros. `g` may be larger than $n$. A `ValueError` if `g` is
+#   less than 1.
 # - `bits_per_weight(bits, n, g, scale_bits)`: what a weight of a row of $n$ takes in all, as a float: its code, and its
-#   share of the row's scales, each stored in `scale_bits` bits.
+#   share of the row's scales, each stored in `scale_bits` bits. Here you may rely on good input.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -788,8 +803,8 @@ failure_message: 'One row of four weights, groups of two, 4 bits. Each group rea
 import numpy as np
 
 y = fake_quantize_groups(np.array([[7.0, 2.6, 0.14, -0.045]]), 4, 2)
-assert isinstance(y, np.ndarray) and y.dtype == np.float64 and y.shape == (1, 4)
-assert np.allclose(y, [[7.0, 3.0, 0.14, -0.04]])
+assert isinstance(y, np.ndarray) and y.dtype == np.float64 and y.shape == (1, 4), repr(y)
+assert np.allclose(y, [[7.0, 3.0, 0.14, -0.04]]), y.tolist()
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -799,7 +814,7 @@ failure_message: '4-bit codes in groups of 32 with scales of 16 bits take 4.5 bi
 import numpy as np
 
 answer = bits_per_weight(4, 64, 32, 16)
-assert isinstance(answer, (float, np.floating)) and abs(answer - 4.5) < 1e-12
+assert isinstance(answer, (float, np.floating)) and abs(answer - 4.5) < 1e-12, repr(answer)
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -873,8 +888,9 @@ for given, wanted in [
 # with the **least** sum of squared errors, $\sum_k (w_k - s\,q_k)^2$. It returns the pair of the codes, an int64 array of
 # the shape of `w`, and the scales, a float64 array of shape (rows, 1). A row of zeros gets codes 0 and the scale 1.
 #
-# The chapter *Beyond evenly spaced levels* derives how: the $N$ largest magnitudes are kept, and for a given $N$ the best scale is
-# known. So there are only $n$ candidates, and the least error among them is the least of all. If two candidates are
+# The chapter *Beyond evenly spaced levels* derives how: the $N$ largest magnitudes are kept, and for a given $N$ there is a
+# formula for the best scale. (You can derive it too: for fixed codes the error is a parabola in $s$. Where is its lowest
+# point?) So there are only $n$ candidates, and the least error among them is the least of all. If two candidates are
 # equally good, either is right.
 
 # %% [raw]
@@ -909,16 +925,16 @@ def ternary(w):
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.75
-failure_message: 'One row of four. Two of the four are worth keeping. Which scale is the best for these two? See Beyond uniform, "Three levels: add a zero".'
+failure_message: 'One row of four. Two of the four are worth keeping. Which scale is the best for these two? See Beyond evenly spaced levels, "Three levels: add a zero".'
 """  # END TEST CONFIG
 import numpy as np
 
 answer = ternary(np.array([[0.5, 4.0, -0.1, -3.0]]))
-assert isinstance(answer, tuple) and len(answer) == 2
+assert isinstance(answer, tuple) and len(answer) == 2, answer
 codes, scales = answer
-assert isinstance(codes, np.ndarray) and codes.dtype == np.int64 and codes.shape == (1, 4)
-assert isinstance(scales, np.ndarray) and scales.dtype == np.float64 and scales.shape == (1, 1)
-assert codes.tolist() == [[0, 1, 0, -1]] and abs(scales[0, 0] - 3.5) < 1e-12
+assert isinstance(codes, np.ndarray) and codes.dtype == np.int64 and codes.shape == (1, 4), repr(codes)
+assert isinstance(scales, np.ndarray) and scales.dtype == np.float64 and scales.shape == (1, 1), repr(scales)
+assert codes.tolist() == [[0, 1, 0, -1]] and abs(scales[0, 0] - 3.5) < 1e-12, (codes.tolist(), scales.tolist())
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -1002,6 +1018,7 @@ def row_sqnr(w, s, bits):
     # END SOLUTION
 
 
+# %%
 # Set these before you run the next cells.
 silent_3 = 5  # SOLUTION
 fewest_bits = 7  # SOLUTION
@@ -1060,19 +1077,20 @@ failure_message: Two rows with one scale of 1, 4 bits. The errors of the first a
 import numpy as np
 
 y = row_sqnr(np.array([[3.2, -6.9], [0.3, 0.4]]), np.array([[1.0]]), 4)
-assert isinstance(y, np.ndarray) and y.dtype == np.float64 and y.shape == (2,)
-assert np.allclose(y, [10 * np.log10((3.2**2 + 6.9**2) / 0.05), 0.0])
+assert isinstance(y, np.ndarray) and y.dtype == np.float64 and y.shape == (2,), repr(y)
+assert np.allclose(y, [10 * np.log10((3.2**2 + 6.9**2) / 0.05), 0.0]), y.tolist()
 
 # %%
 """ # BEGIN TEST CONFIG
 points: 0
+success_message: The form of the answers is right. Whether they are right, the hidden tests decide.
 failure_message: silent_3 and fewest_bits are ints, why is a letter from A to D in quotes.
 """  # END TEST CONFIG
 import numpy as np
 
 for answer in (silent_3, fewest_bits):
-    assert isinstance(answer, (int, np.integer)) and not isinstance(answer, bool)
-assert isinstance(why, str) and len(why) == 1 and why in "ABCD"
+    assert isinstance(answer, (int, np.integer)) and not isinstance(answer, bool), answer
+assert isinstance(why, str) and len(why) == 1 and why in "ABCD", why
 
 # %%
 """ # BEGIN TEST CONFIG
