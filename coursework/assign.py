@@ -11,6 +11,7 @@ has all tests, and is for the grader alone.
 import argparse
 import ast
 import json
+import re
 import runpy
 import shutil
 import sys
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
+POINTS = 20
+"""Of each homework."""
 ORACLES = ("quantcourse", "ml_dtypes", "gfloat", "thop", "onnx", "onnxruntime", "torchao", "brevitas")
 """What would answer a question by itself, and is not there when a submission is graded."""
 PACKAGES = {"otter": "otter-grader", "sklearn": "scikit-learn"}
@@ -39,12 +42,14 @@ def build(master: Path, out: Path) -> None:
 
     Raises:
         RuntimeError: if the solution does not pass its tests.
+        ValueError: if points don't add up.
     """
     import jupytext
     import nbformat
 
     name = master.stem
     notebook = jupytext.read(master, fmt="py:percent")
+    _check_points(notebook)
     student = out / name / "student"
     with tempfile.TemporaryDirectory() as scratch:
         made = by_otter(master, Path(scratch))
@@ -90,6 +95,23 @@ def _number(notebook: Any, name: str) -> None:
     """Identifiers of cells that are the same at each build."""
     for i, cell in enumerate(notebook.cells):
         cell["id"] = f"{name.replace('_', '-')}-{i:03d}"
+
+
+def _check_points(notebook: Any) -> None:
+    said: dict[str, float] = {}
+    given: dict[str, float] = {}
+    for cell in notebook.cells:
+        if "BEGIN QUESTION" in cell.source:
+            (name,), (points,) = (re.findall(rf"{key}: (\S+)", cell.source) for key in ("name", "points"))
+            said[name], given[name] = float(points), 0.0
+        elif "BEGIN TEST CONFIG" in cell.source:
+            (points,) = re.findall(r"^points: (\S+)", cell.source, re.MULTILINE)
+            given[name] += float(points)
+    for name, points in said.items():
+        if abs(given[name] - points) > 1e-9:
+            raise ValueError(f"{name}: its tests give {given[name]:g} points, need {points:g}")
+    if abs(sum(said.values()) - POINTS) > 1e-9:
+        raise ValueError(f"the questions give {sum(said.values()):g} points, need {POINTS}")
 
 
 def requirements(notebook: Any) -> list[str]:
@@ -139,7 +161,10 @@ def main() -> int:
     for name in options.names or masters:
         if name not in masters:
             parser.error(f"names: need some of {', '.join(masters)}, got {name}")
-        build(masters[name], options.out)
+        try:
+            build(masters[name], options.out)
+        except ValueError as error:
+            raise SystemExit(f"{masters[name].name}: {error}") from None
         print(options.out / name)
     return 0
 

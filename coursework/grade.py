@@ -197,7 +197,10 @@ def main(arguments: list[str] | None = None) -> int:
     if options.trusted:
         if not options.submissions.is_file():
             parser.error("submissions: with --trusted, need one notebook")
-        cells = cells_of(options.submissions.read_bytes(), assignment["name"])
+        try:
+            cells = cells_of(options.submissions.read_bytes(), assignment["name"])
+        except ValueError as error:
+            parser.error(f"submissions: {options.submissions} {error}")
         result = referee.grade(cells, assignment, limits, trusted=True)
         print(report.feedback(row_of(Submission("solution", options.submissions), asdict(result)), assignment["name"]))
         return 0
@@ -212,6 +215,8 @@ def main(arguments: list[str] | None = None) -> int:
         count = grade_folder(options.submissions, assignment, limits, options.out, options.scheduler, options.jobs)
     except (JailError, BusyError) as error:
         raise SystemExit(str(error)) from None
+    except KeyboardInterrupt:
+        raise SystemExit("stopped: the same command goes on from here") from None
     print(f"{count.all} submissions, {count.now} of them graded now: {options.out}")
     if count.failed:
         print(f"{count.failed} failed for no fault of theirs (see their status): run the same command again")

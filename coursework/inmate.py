@@ -1,6 +1,6 @@
 """What runs inside the jail: a student's cells, and calls of the functions that they define.
 
-It is sent as text behind that of ``values``, whose names it uses, and is the only thing in there that knows of the grader.
+It is sent as text behind ``values`` and ``kernel``, whose names it uses, and is the only thing in there that knows of the grader.
 A student may overwrite all of it.  What then comes out is wrong, late or nothing, which is the student's loss.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 MOST_TEXT = 2000
 
 
-def limit(memory: int, seconds: int, processes: int, file_size: int) -> None:
-    """For good: an ordinary user can't raise them again."""
+def limit(memory: int, seconds: int, processes: int, file_size: int, without: list[str]) -> None:
+    """For good: an ordinary user can't raise them again.  Modules are hidden only from who looks for them as usual."""
     for what, most in (
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_CPU, seconds),
@@ -27,10 +27,26 @@ def limit(memory: int, seconds: int, processes: int, file_size: int) -> None:
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(what, (most, most))
+    forbid()  # type: ignore[name-defined]  # noqa: F821
+    sys.modules.update(dict.fromkeys(without))  # type: ignore[arg-type]  # None: there is no such module
 
 
-def stand_ins() -> None:
-    """``otter`` as students know it, which checks nothing here."""
+def stand_ins(space: dict[str, Any]) -> None:
+    """``otter`` and Jupyter as students know them, without effect but for what runs code of the notebook."""
+
+    class Shell:
+        def run_line_magic(self, name: str, line: str, *args: Any) -> None:
+            if name == "time":
+                exec(line, space)
+
+        def run_cell_magic(self, name: str, line: str, cell: str) -> None:
+            if name in ("time", "capture"):
+                exec(cell, space)
+
+        def system(self, *args: Any) -> None:
+            pass
+
+        getoutput = system
 
     class Notebook:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -44,6 +60,7 @@ def stand_ins() -> None:
     otter = types.ModuleType("otter")
     otter.Notebook = Notebook  # type: ignore[attr-defined]
     sys.modules["otter"] = otter
+    space |= {"get_ipython": Shell, "display": lambda *objects, **options: None}
 
 
 class Bounded(io.TextIOBase):
@@ -80,6 +97,8 @@ def look(space: dict[str, Any], name: str) -> tuple[Any, ...]:
     if name not in space:
         return ("missing",)
     value = space[name]
+    if value is ...:
+        return "other", "not answered"
     if isinstance(value, types.FunctionType | type) or (callable(value) and not hasattr(value, "shape")):
         return ("function",)
     try:
@@ -93,7 +112,7 @@ def serve(channel: Any) -> None:
     space: dict[str, Any] = {"__name__": "__main__"}
     order, *what = channel.receive()
     limit(*what)
-    stand_ins()
+    stand_ins(space)
     channel.send(order)
     for order, *what in channel:
         if order == "run":

@@ -38,7 +38,17 @@ def command(without: Iterable[str] = ()) -> list[str]:
             "bubblewrap)"
         )
     root = os.geteuid() == 0
-    words = [bubblewrap, "--die-with-parent", "--new-session", "--unshare-pid", "--unshare-net", "--unshare-ipc"]
+    # What starts the jail is seen inside, with its environment.
+    words = [
+        "/usr/bin/env",
+        "-i",
+        bubblewrap,
+        "--die-with-parent",
+        "--new-session",
+        "--unshare-pid",
+        "--unshare-net",
+        "--unshare-ipc",
+    ]
     words += ["--unshare-uts", "--unshare-cgroup-try", *([] if root else ["--unshare-user"])]
     words += ["--hostname", "jail", "--clearenv", "--setenv", "PATH", "/usr/bin:/bin", "--setenv", "HOME", "/tmp"]
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -65,7 +75,7 @@ def command(without: Iterable[str] = ()) -> list[str]:
     for name in without:
         if (packages / name).is_dir():
             words += ["--tmpfs", str(packages / name)]
-    words += ["--chdir", "/tmp"]
+    words += ["--remount-ro", "/", "--chdir", "/tmp"]
     if root:
         # Limits on processes do not hold for root, and jails at work together should not share one.
         user = str(FIRST_USER + os.getpid())

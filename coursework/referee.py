@@ -18,11 +18,15 @@ from typing import Any
 
 from otter.test_files import OKTestFile
 
-from coursework import inmate, values
+from coursework import inmate, kernel, values
 from coursework.jail import specification
 from coursework.values import CrossingError, pack, unpack
 
 GIGABYTE = 1 << 30
+SLACK = 5.0
+"""Seconds for which a submission may take the time of more processors than its own."""
+MOST_NOTES, MOST_TEXT = 20, 300
+"""Notes of a submission, and letters of each."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Limits:
     memory: int = 6 * GIGABYTE
     """Of one process; all together may use as much, too."""
     processes: int = 64
+    processors: float = 2.0
+    """Of whose time it may take all, on average."""
     file_size: int = 256 << 20
     jails: int = 4
     """New ones, after cells and calls that broke one."""
@@ -52,6 +58,8 @@ class Question:
     """Name, whether passed, and what to tell, of each test that students know."""
     hidden: tuple[int, int] = (0, 0)
     """Passed, of so many tests that students don't know."""
+    asked: bool = False
+    """Whether all of its tests were run."""
 
 
 @dataclass
@@ -88,26 +96,26 @@ class Jail:
         self.cells, self.limits, self.without = cells, limits, without
         self.end = time.monotonic() + limits.seconds
         self.left_out: dict[int | str, str] = {}
-        self.notes: list[str] = []
-        self.open()
+        # Those of later jails are not told: a function may have left word of what it was called with.
+        self.notes = self.open()
 
-    def open(self) -> None:
-        """Run all cells in a new jail; those that break it one by one less."""
+    def open(self) -> list[str]:
+        """Run all cells in a new jail, those that break it one by one less; what to tell of them."""
         while True:
             self.start()
-            self.notes = [f"cell {i + 1}: {why}" for i, why in self.left_out.items() if isinstance(i, int)]
+            notes = [f"cell {i + 1}: {why}" for i, why in self.left_out.items() if isinstance(i, int)]
             for i, cell in enumerate(self.cells):
                 if i in self.left_out:
                     continue
                 try:
-                    self.notes += self.ask("run", i, cell, seconds=self.limits.seconds / 2)
+                    notes += _texts(self.ask("run", i, cell, seconds=self.limits.seconds / 2))
                 except OutOfTime:
                     raise
                 except LostJail as error:
                     self.left_out[i] = str(error)
                     break
             else:
-                return
+                return notes[:MOST_NOTES]
 
     def start(self) -> None:
         """A new jail in place of the old one."""
@@ -119,11 +127,13 @@ class Jail:
         self.group = execnet.Group()
         try:
             self.gateway = self.group.makegateway(specification(self.without))
-            self.channel = self.gateway.remote_exec(inspect.getsource(values) + inspect.getsource(inmate))
-        except (OSError, EOFError, execnet.HostNotFound) as error:
+            self.channel = self.gateway.remote_exec("".join(map(inspect.getsource, (values, kernel, inmate))))
+            limits = self.limits
+            order = limits.memory, int(limits.seconds) + 1, limits.processes, limits.file_size, self.without
+            self.channel.send(("limit", *order))
+            self.channel.receive(limits.seconds)
+        except (OSError, EOFError, execnet.HostNotFound, execnet.RemoteError, execnet.TimeoutError) as error:
             raise (OutOfTime if self.left_out else NoJail)(f"the jail did not start: {error}") from None
-        limits = self.limits
-        self.ask("limit", limits.memory, int(limits.seconds) + 1, limits.processes, limits.file_size)
 
     def close(self) -> None:
         """End the jail with all that runs in it."""
@@ -154,14 +164,22 @@ class Jail:
         """What the notebook has under these names."""
         found = {}
         for name in wanted:
-            kind, *rest = self.ask("look", name)
-            if kind == "function":
-                found[name] = self.function(name)
-            elif kind == "value":
-                found[name] = unpack(rest[0])
-            elif kind == "other":
-                self.notes.append(f"{name}: {rest[0]}")
+            answer = self.ask("look", name)
+            try:
+                kind, *rest = answer
+                if kind == "function":
+                    found[name] = self.function(name)
+                elif kind == "value":
+                    found[name] = unpack(rest[0])
+                elif kind == "other":
+                    self.notes += [f"{name}: {text}" for text in _texts(rest)]
+            except Exception as error:  # whatever is not as ``inmate`` sends it
+                self.notes.append(f"{name}: is no answer ({type(error).__name__})")
         return found
+
+    def all_notes(self) -> list[str]:
+        """What to tell of cells, and of functions that broke a jail."""
+        return self.notes + [f"{name}: {why}" for name, why in self.left_out.items() if isinstance(name, str)]
 
     def function(self, name: str) -> Callable[..., Any]:
         """A function that calls the one in the jail, and has nothing else of it."""
@@ -181,27 +199,41 @@ class Jail:
                 return unpack(rest[0])
             error = getattr(builtins, str(rest[0]), None)
             known = isinstance(error, type) and issubclass(error, Exception)
-            raise (error if known else RuntimeError)(str(rest[1]))
+            # This one would end a loop of a test as if all were well.
+            if not known or issubclass(error, StopIteration):
+                error = RuntimeError
+            raise error(str(rest[1])[:MOST_TEXT])
 
         remote.__name__ = name
         return remote
 
 
-def watch(most: int) -> None:
-    """End all that this process has started, whenever it uses more memory together."""
+def watch(limits: Limits) -> None:
+    """End all that this process has started, whenever it uses more memory or time together than is fair."""
     import psutil
 
+    spent: dict[psutil.Process, float] = {}
+    start = time.monotonic()
     while True:
         below = psutil.Process().children(recursive=True)
         used = 0
         for process in below:
             with contextlib.suppress(psutil.Error):
                 used += process.memory_info().rss
-        if used > most:
+                spent[process] = sum(process.cpu_times()[:2])
+        fair = limits.processors * (time.monotonic() - start + SLACK)
+        if used > limits.memory or sum(spent.values()) > fair:
             for process in below:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
         time.sleep(0.2)
+
+
+def _texts(answer: Any) -> list[str]:
+    """What the jail has to tell of a cell: at most one text."""
+    if type(answer) is not list or len(answer) > 1 or any(type(text) is not str for text in answer):
+        raise LostJail("answered with what is no message")
+    return [text[:MOST_TEXT] for text in answer]
 
 
 class Insider:
@@ -210,7 +242,7 @@ class Insider:
     def __init__(self, cells: list[str]) -> None:
         self.space: dict[str, Any] = {"__name__": "__main__"}
         otter = sys.modules["otter"]
-        inmate.stand_ins()
+        inmate.stand_ins(self.space)
         try:
             self.notes = [note for i, cell in enumerate(cells) for note in inmate.run(i, cell, self.space)]
         finally:
@@ -218,6 +250,9 @@ class Insider:
 
     def names(self, wanted: list[str]) -> dict[str, Any]:
         return {name: self.space[name] for name in wanted if name in self.space}
+
+    def all_notes(self) -> list[str]:
+        return self.notes
 
     def close(self) -> None:
         pass
@@ -251,7 +286,7 @@ def grade(cells: list[str], assignment: Mapping[str, Any], limits: Limits, trust
         status, final = str(error), not isinstance(error, NoJail)
     finally:
         if room is not None:
-            notes = room.notes
+            notes = room.all_notes()
             room.close()
     return Result(status, list(questions.values()), notes, round(time.monotonic() - start, 2), final)
 
@@ -277,7 +312,7 @@ def _run(test: OKTestFile, hidden: bool, space: Mapping[str, Any], question: Que
     results = some.test_case_results
     question.score += float(some.score)
     if hidden:
-        question.hidden = sum(r.passed for r in results), len(results)
+        question.hidden, question.asked = (sum(r.passed for r in results), len(results)), True
     else:
         question.public = [(r.test_case.name, r.passed, _told(r)) for r in results]
 
@@ -297,11 +332,15 @@ def _watched(value: Any, lost: list[LostJail]) -> Any:
 
 
 def _told(result: Any) -> str:
-    """What a student reads of a public test: its message, or the last line of the error."""
+    """What a student reads of a public test: its message, and what the error says."""
     if result.passed:
-        return result.test_case.success_message or ""
+        return str(result.test_case.success_message or "")
     lines = [line for line in (result.message or "").strip().splitlines() if line.strip()]
-    return result.test_case.failure_message or (lines[-1].strip() if lines else "failed")
+    error = lines[-1].strip()[:MOST_TEXT] if lines else "failed"
+    message = result.test_case.failure_message
+    if not message:
+        return error
+    return str(message) if error == "AssertionError" else f"{message} ({error})"
 
 
 def work(sender: Connection, cells: list[str], assignment: Mapping[str, Any], limits: Limits) -> None:
@@ -309,7 +348,11 @@ def work(sender: Connection, cells: list[str], assignment: Mapping[str, Any], li
     # A forged frame may claim any size.  The hard limit stays, for the jail has a limit of its own.
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (limits.referee, hard))
-    threading.Thread(target=watch, args=(limits.memory,), daemon=True).start()
+    # What the jail inherits of this is no terminal of whoever grades.
+    with open(os.devnull, "r+b") as nothing_at_all:
+        for number in range(3):
+            os.dup2(nothing_at_all.fileno(), number)
+    threading.Thread(target=watch, args=(limits,), daemon=True).start()
     sender.send(asdict(grade(cells, assignment, limits)))
     # Threads of a jail that lies may never end.
     sender.close()

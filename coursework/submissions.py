@@ -1,7 +1,6 @@
 """What students handed in: one notebook each, found in a folder and read as text."""
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -79,6 +78,7 @@ def cells_of(content: bytes, assignment: str) -> list[str]:
         ValueError: for what is no notebook of this assignment.
     """
     import nbformat
+    from IPython.core.inputtransformer2 import TransformerManager
 
     try:
         notebook = nbformat.reads(content.decode(), as_version=4)
@@ -93,5 +93,5 @@ def cells_of(content: bytes, assignment: str) -> list[str]:
         raise ValueError(f"is in {language!a:.40}, need Python")
     if name != assignment:
         raise ValueError(f"is of {name!a:.40}, need {assignment}")
-    # What Jupyter alone understands installs packages or sets up pictures.
-    return [re.sub(r"^[ \t]*[%!].*$", "", source, flags=re.MULTILINE) for source in sources]
+    # Magics and commands, which Jupyter alone understands, become calls of its shell.
+    return [TransformerManager().transform_cell(source) for source in sources]

@@ -10,8 +10,9 @@ import sys
 from typing import Any
 
 MOST_BYTES = 64 << 20
+MOST_BITS = 10_000
 DEPTH = 20
-PLAIN = (type(None), bool, int, float, complex, str, bytes)
+PLAIN = (type(None), bool, float, complex, str, bytes)
 CONTAINERS = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 
 
@@ -23,6 +24,10 @@ def pack(value: Any, depth: int = DEPTH) -> tuple[Any, ...]:
     """``value`` as nested tuples of builtins."""
     if depth == 0:
         raise CrossingError(f"need at most {DEPTH} containers in each other")
+    if type(value) is int:
+        if value.bit_length() > MOST_BITS:
+            raise CrossingError(f"need an int of at most {MOST_BITS} bits, got {value.bit_length()}")
+        return "int", f"{value:x}"  # execnet carries none below -(2^31)
     if type(value) in PLAIN:
         return "plain", value
     for name, kind in CONTAINERS.items():
@@ -36,16 +41,26 @@ def pack(value: Any, depth: int = DEPTH) -> tuple[Any, ...]:
     if numpy is not None and isinstance(value, numpy.generic):
         return "scalar", *_array(numpy.asarray(value))
     if torch is not None and type(value) in (torch.Tensor, torch.nn.Parameter):
+        name = str(value.dtype).removeprefix("torch.")
+        if name not in _TENSORS:
+            raise CrossingError(f"need a tensor of one of {', '.join(_TENSORS)}, got {name}")
+        _weigh(value.nbytes)
         plain = value.detach().cpu().contiguous()
         numbers = plain.view(torch.uint8) if plain.dim() else plain.reshape(1).view(torch.uint8)
-        return "tensor", str(plain.dtype).removeprefix("torch."), tuple(plain.shape), numbers.numpy().tobytes()
+        return "tensor", name, tuple(plain.shape), numbers.numpy().tobytes()
     raise CrossingError(f"need numbers, text, lists, dicts, arrays or tensors, got {type(value).__name__}")
 
 
 def _array(value: Any) -> tuple[str, tuple[int, ...], bytes]:
     if value.dtype.kind not in "biufc":
         raise CrossingError(f"need an array of numbers, got dtype {value.dtype}")
+    _weigh(value.nbytes)
     return value.dtype.str, value.shape, value.tobytes()
+
+
+def _weigh(size: int) -> None:
+    if size > MOST_BYTES:
+        raise CrossingError(f"need at most {MOST_BYTES >> 20} MB, got {size >> 20}")
 
 
 def unpack(packed: Any) -> Any:
@@ -56,6 +71,9 @@ def unpack(packed: Any) -> Any:
         if type(value) not in PLAIN:
             raise CrossingError("a frame was forged")
         return value
+    if kind == "int":
+        (digits,) = parts
+        return int(digits, 16)
     if kind in CONTAINERS:
         return CONTAINERS[kind](unpack(item) for item in parts[0])
     if kind == "dict":

@@ -5,6 +5,7 @@ import csv
 import gc
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -14,12 +15,14 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import jupytext
 import nbformat
+import numpy as np
 import psutil
 import pytest
 
-from coursework import grade, referee, report, submissions
-from coursework.jail import JailError, check
+from coursework import grade, kernel, referee, report, submissions, values
+from coursework.jail import JailError, check, command
 from coursework.journal import Journal
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +44,7 @@ def question(name, *cases):
     return {"name": name, "points": None, "suites": [suite]}
 
 
+QUICK = referee.Limits(seconds=16)
 SECRET = 271828
 TOY = {
     "name": "toy",
@@ -94,7 +98,7 @@ ATTACKS = {
     "environment": "import os\nraise Exception([k for k in os.environ if k in ('USER', 'PYTHONPATH', 'VIRTUAL_ENV')][0])",
     "kills all": "import os, signal\nos.kill(-1, signal.SIGKILL)",
     "kills its parent": "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)",
-    "the oracle": "import ml_dtypes\nanswer = 'b'",
+    "the oracle": "import ml_dtypes\nSTOLEN = 1",
     "no UTF-8": "print(chr(0xD800))",
     "syntax": "def (:",
     "recursion": "def f(): f()\nf()",
@@ -285,6 +289,398 @@ def test_what_hidden_tests_ask_is_not_told_later():
     result = grade.judge([spy], shown, referee.Limits())
     assert [question["score"] for question in result["questions"]] == [4, 0, 0]
     assert "ValueError: [2] 7" in str(result) and str(SECRET) not in str(result)
+
+
+PROBE = """
+import ctypes, json, os, resource, socket, sys
+def writes(path):
+    try:
+        open(path, "w").close()
+        return True
+    except OSError:
+        return False
+def size(path):
+    return os.statvfs(path).f_blocks * os.statvfs(path).f_frsize
+status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
+try:
+    from ml_dtypes import float8_e4m3fn
+except ImportError:
+    float8_e4m3fn = None
+print(json.dumps({
+    "interfaces": [name for _, name in socket.if_nameindex()],
+    "environment": sorted(os.environ),
+    "names": socket.gethostname(),
+    "folders": sorted(os.listdir("/")),
+    "temporary": os.listdir("/tmp"),
+    "processes": sorted(int(p) for p in os.listdir("/proc") if p.isdigit())[0],
+    "writes": [p for p in ("/x", "/usr/x", "/dev/x", "/etc/x", sys.prefix + "/x", "/proc/sys/kernel/x") if writes(p)],
+    "sizes": [size("/tmp") >> 20, size("/dev/shm") >> 20],
+    "rights": [status[k].strip().strip("0") for k in ("CapEff", "CapPrm", "CapBnd")],
+    "no_new": status["NoNewPrivs"].strip(),
+    "user": os.getuid(),
+    "oracle": float8_e4m3fn is not None,
+    "session": os.getsid(0) != os.getppid(),
+}))
+"""
+
+
+@jailed
+def test_the_walls(monkeypatch):
+    """What is not there: network, files, environment, rights, other processes."""
+    monkeypatch.setenv("SECRET_OF_THE_GRADER", "x")
+    ended = subprocess.run([*command(["ml_dtypes"]), "-c", PROBE], capture_output=True, text=True, check=True)
+    found = json.loads(ended.stdout)
+    assert found["interfaces"] == ["lo"] and found["names"] == "jail"
+    assert set(found["environment"]) - {"LC_CTYPE", "PWD"} == {
+        *("PATH", "HOME", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
+        *("PYTHONDONTWRITEBYTECODE", "MPLBACKEND"),
+    }
+    system = {"usr", "lib", "lib64", "bin", "etc", "proc", "dev", "tmp"}
+    assert set(found["folders"]) <= system | {Path(p).parts[1] for p in (sys.prefix, sys.base_prefix)}
+    assert found["temporary"] == [] or Path(sys.prefix).parts[1] == "tmp"
+    assert found["processes"] == 1 and found["writes"] == []
+    assert found["sizes"][0] == 256 and found["sizes"][1] == 16
+    assert found["no_new"] == "1" and found["rights"][0] == found["rights"][1] == ""
+    assert found["user"] >= 200_000 if os.geteuid() == 0 else found["user"] == os.geteuid()
+    assert not found["oracle"]
+    environment = subprocess.run(
+        [*command(), "-c", "print(open('/proc/1/environ').read())"], capture_output=True, text=True, check=False
+    )
+    assert "SECRET_OF_THE_GRADER" not in environment.stdout
+
+
+def told(*cells, answers=(), without=(), **limits):
+    """What a notebook says of the jail from within, by raising it."""
+    assignment = {"name": "toy", "answers": list(answers), "without": list(without), "tests": {}}
+    return grade.judge(list(cells), assignment, referee.Limits(seconds=16, **limits))
+
+
+@jailed
+def test_limits_that_no_cell_can_raise():
+    names = ("AS", "CPU", "NPROC", "FSIZE", "NOFILE", "CORE")
+    reading = f"import resource as r\nraise Exception([r.getrlimit(getattr(r, 'RLIMIT_' + n)) for n in {names}])"
+    raising = "import resource\nresource.setrlimit(resource.RLIMIT_AS, (-1, -1))"
+    result = told(reading, raising, processes=30, memory=3 << 30)
+    assert result["notes"] == [
+        f"cell 1: Exception: {[(n, n) for n in (3 << 30, 17, 30, 256 << 20, 256, 0)]}",
+        "cell 2: ValueError: not allowed to raise maximum limit",
+    ]
+
+
+@jailed
+@pytest.mark.parametrize("call", ["memfd_create('x')", "unshare(0x10000000)", "setns(3)", "add_key"])
+def test_calls_that_nobody_needs_are_refused(call):
+    """Among them those that hold memory beyond all limits, or leave something behind."""
+    number = {"memfd_create('x')": 319, "unshare(0x10000000)": 272, "setns(3)": 308, "add_key": 248}[call]
+    if platform.machine() != "x86_64":
+        number = {319: 279, 272: 97, 308: 268, 248: 217}[number]
+    cell = f"import ctypes\nc = ctypes.CDLL(None, use_errno=True)\nraise Exception(c.syscall({number}, 0, 0, 0), ctypes.get_errno())"
+    thread = "import _thread, time\n_thread.start_new_thread(time.sleep, (0,))\nimport subprocess\nraise Exception(subprocess.call('/bin/true'))"
+    assert told(cell, thread)["notes"] == ["cell 1: Exception: (-1, 1)", "cell 2: Exception: 0"]
+
+
+def test_the_filter_knows_its_processor():
+    for machine in kernel.PROCESSORS:
+        lines = kernel.program(machine)
+        assert lines[-1] == (kernel.RETURN, 0, 0, kernel.ALLOW)
+        assert all(i + 1 + max(there, here) < len(lines) for i, (_, there, here, _) in enumerate(lines[:-1]))
+    with pytest.raises(OSError, match="knows x86_64, aarch64, got abacus"):
+        kernel.program("abacus")
+
+
+@jailed
+def test_what_notebooks_use_of_jupyter():
+    """Magics do nothing but run code; a line that begins with a sign of arithmetic is none."""
+    cells = submissions.cells_of(
+        notebook(
+            "%matplotlib inline\n!exit 3\nx = (17\n     % 5)\ntry:\n    import nowhere\nexcept ImportError:\n    !pip install nowhere",
+            "%%time\ny = x + 1",
+            "%time z = y + 1",
+            "import otter\ngrader = otter.Notebook('toy.ipynb')\ngrader.check('q')\ngrader.check_all()\ndisplay(x)\nx?",
+            "raise Exception((x, y, z))",
+            "import ml_dtypes",
+        ),
+        "toy",
+    )
+    assert told(*cells, without=["ml_dtypes"])["notes"] == [
+        "cell 5: Exception: (2, 3, 4)",
+        "cell 6: ModuleNotFoundError: import of ml_dtypes halted; None in sys.modules",
+    ]
+
+
+REACH = "import sys\nf = sys._getframe()\nwhile 'serve' not in f.f_globals: f = f.f_back\n"
+
+
+@jailed
+@pytest.mark.parametrize("lie", ["[12345]", "[b'x']", "['x', 'y']", "'x'", "[['x']]"])
+def test_forged_notes_cost_their_cell(lie):
+    """What is no list of one text comes from no honest jail, and must not reach the table."""
+    result = grade.judge([DOUBLE, "answer = 'b'", f"{REACH}f.f_globals['run'] = lambda *a: {lie}", "1"], TOY, QUICK)
+    assert [q["score"] for q in result["questions"]] == [4, 2, 0]
+    assert result["notes"] == ["cell 4: answered with what is no message"]
+
+
+@jailed
+def test_notes_have_an_end():
+    result = told(f"{REACH}f.f_globals['run'] = lambda *a: ['x' * 10**7]", *["1"] * 50)
+    assert len(result["notes"]) == referee.MOST_NOTES
+    assert all(len(note) <= referee.MOST_TEXT for note in result["notes"])
+    result = told("raise Exception('x' * 5000)", "a = ...", answers=["a"])
+    assert result["notes"] == [f"cell 1: Exception: {'x' * 5000}"[: referee.MOST_TEXT], "a: not answered"]
+
+
+@jailed
+def test_a_note_of_a_later_jail_is_not_told():
+    """Cells run again after a function that ended its process; what they say then may come from a hidden test."""
+    clock = f"import time\nif time.time() > {time.time() + 4}: raise Exception('later')"
+    leaving = "def double(x):\n    if x > 9:\n        import os, time\n        time.sleep(5)\n        os._exit(0)\n    return 2 * x"
+    result = grade.judge([clock, leaving], TOY, referee.Limits(seconds=40))
+    assert "later" not in str(result)
+    assert result["notes"] == ["double: ended its own process, or wanted more memory than there is"]
+    assert [q["score"] for q in result["questions"]] == [1, 0, 0]
+
+
+@jailed
+def test_too_many_jails():
+    result = told(*["import os\nos._exit(0)"] * 6)
+    assert result["status"] == "needs more than 4 jails"
+
+
+@jailed
+def test_time_is_over():
+    result = grade.judge([DOUBLE, LOOP, LOOP, LOOP], TOY, referee.Limits(8))
+    assert result["status"] == "took more than 8 s"
+    assert result["seconds"] < 10 and result["final"]
+
+
+@jailed
+def test_processes_share_the_memory_of_one():
+    """Six with 100 MB each, where 400 are allowed: none of them alone breaks a limit."""
+    cell = "import os, time\nfor i in range(6):\n    if os.fork() == 0:\n        x = b'x' * (100 << 20)\n        time.sleep(9)\n        os._exit(0)\ntime.sleep(6)"
+    result = told(cell, "raise Exception('alive')", memory=400 << 20)
+    assert result["notes"] == [
+        "cell 1: ended its own process, or wanted more memory than there is",
+        "cell 2: Exception: alive",
+    ]
+
+
+@jailed
+def test_processes_share_the_time_of_two():
+    cell = "import os\nfor i in range(20):\n    if os.fork() == 0:\n        while True: pass"
+    start = time.monotonic()
+    result = told(cell, "import time\ntime.sleep(60)", processors=0.1)
+    assert "ended its own process" in str(result["notes"])
+    assert time.monotonic() - start < 16
+
+
+@jailed
+def test_answers_cross_as_they_are():
+    """Of each kind, with type, dtype and shape; keywords and kinds of errors too."""
+    names = {f"x{i}": value for i, value in enumerate(VALUES)}
+    cells = ["import numpy as np\nimport torch", *(f"{name} = {value}" for name, value in names.items())]
+    cells.append("def f(*args, **named):\n    return args, named")
+    cells += [f"def g{i}():\n    raise {kind}('why')" for i, kind in enumerate(ERRORS)]
+    exact = [f"assert same({name}, {value})" for name, value in names.items()]
+    exact += [f"assert same(f({name}, k={name}), (({name},), {{'k': {name}}}))" for name in names]
+    exact += [f"assert fails(g{i}) is {kind}" for i, kind in enumerate(ERRORS.values())]
+    spec = question("q", {"points": 1, "hidden": True, "locked": False})
+    spec["suites"][0]["cases"][0]["code"] = doctest_of(f"import numpy as np\nimport torch\n{SAME}\n" + "\n".join(exact))
+    answers = [*names, "f", *(f"g{i}" for i in range(len(ERRORS)))]
+    toy = {"name": "toy", "answers": answers, "without": [], "tests": {"q": spec}}
+    result = grade.judge(cells, toy, referee.Limits())
+    assert result["questions"][0]["score"] == 1, result
+    assert not result["notes"]
+
+
+VALUES = [
+    *(
+        "None",
+        "True",
+        "3",
+        "-(1 << 31) - 1",
+        "-(1 << 200)",
+        "0.1",
+        "float('nan')",
+        "2 + 1j",
+        "'text \u00fc'",
+        "b'\\x00\\xff'",
+    ),
+    *("[1, [2.0, 'a']]", "(1, (2, ()))", "{1, 2}", "frozenset({3})", "{'a': [1], 2: (3,)}"),
+    *("np.arange(6.0).reshape(2, 3)", "np.array([], dtype=np.int8)", "np.zeros((2, 0, 3), np.float16)"),
+    *("np.array(3)", "np.float32(0.1)", "np.int64(-1)", "np.bool_(True)", "np.arange(5)[::-2]", "np.array([1j])"),
+    *("torch.arange(6).reshape(2, 3)", "torch.tensor(0.5)", "torch.tensor([True])", "torch.zeros(2, 0)"),
+    *("torch.tensor([1.5], dtype=torch.bfloat16)", "torch.arange(6.0).reshape(2, 3).T"),
+]
+ERRORS = {"ValueError": "ValueError", "StopIteration": "RuntimeError", "KeyboardInterrupt": "RuntimeError"}
+ERRORS |= {"SystemExit": "RuntimeError", "OverflowError": "OverflowError", "type('Own', (KeyError,), {})": "KeyError"}
+SAME = """
+def same(a, b):
+    if type(a) is not type(b): return False
+    if isinstance(a, (list, tuple)): return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, dict): return list(a) == list(b) and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (np.ndarray, np.generic, torch.Tensor)): return a.dtype == b.dtype and a.shape == b.shape and bool((a == b).all())
+    return a == b or a != a and b != b
+def fails(f):
+    try: f()
+    except Exception as error: return type(error)
+"""
+
+
+def doctest_of(code):
+    """With the marks of a doctest, for blocks too."""
+    lines = [line for line in code.splitlines() if line.strip()]
+    return "".join(("... " if line.startswith(" ") else ">>> ") + line + "\n" for line in lines)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        *(("plain", [1]), ("plain", ...), ("array", "<f8", (2,), b"x" * 8), ("array", "O", (1,), b"x" * 8), ("list",)),
+        *(
+            ("tensor", "qint8", (1,), b"x"),
+            ("tensor", "float32", (2,), b"x" * 4),
+            ("array", "<f8", (-1,), b""),
+            ("no",),
+        ),
+    ],
+)
+def test_forged_frames_are_no_values(frame):
+    with pytest.raises((ValueError, TypeError, IndexError)):
+        values.unpack(frame)
+
+
+@pytest.mark.parametrize(
+    "value", ["Sub(3)", "[Sub(3)]", "np.array([object()])", "np.array(['a'])", "10**5000", "deep()"]
+)
+def test_what_is_no_answer_does_not_cross(value):
+    class Sub(int):
+        pass
+
+    def deep():
+        x = []
+        for _ in range(50):
+            x = [x]
+        return x
+
+    with pytest.raises(values.CrossingError):
+        values.pack(eval(value, {"Sub": Sub, "deep": deep, "np": np}))
+
+
+@jailed
+def test_what_does_not_cross_costs_its_name_alone():
+    cells = ["import numpy as np\nimport torch\na = 10**5000", "b = torch.zeros(2).to(torch.float8_e4m3fn)"]
+    cells += ["c = np.zeros(1 << 28, np.int8)", "d = print", DOUBLE, "answer = 'b'"]
+    result = grade.judge(cells, TOY | {"answers": [*TOY["answers"], "a", "b", "c"]}, referee.Limits())
+    assert [q["score"] for q in result["questions"]] == [4, 2, 0]
+    assert [note.split(":")[0] for note in result["notes"]] == ["a", "b", "c"]
+
+
+@jailed
+@pytest.mark.parametrize("name", ["hw1", "hw2", "hw3", "hw4", "hw5", "hw6"])
+def test_solutions_in_a_jail(name):
+    """They need nothing that a jail does not have."""
+    assignment = grade.load(name)
+    path = ROOT / "coursework" / "masters" / f"{assignment['name']}.py"
+    solved = jupytext.read(path, fmt="py:percent")
+    cells = submissions.cells_of(nbformat.writes(solved).encode(), assignment["name"])
+    result = grade.judge(cells, assignment, referee.Limits())
+    assert result["status"] == "graded" and result["notes"] == []
+    assert sum(q["score"] for q in result["questions"]) == 20
+
+
+def made_up(student, status, *questions, notes=()):
+    keys = ("name", "score", "possible", "public", "hidden", "asked")
+    return {
+        "student": student, "file": f"{student}.ipynb", "status": status, "notes": list(notes), "seconds": 1.5,
+        "questions": [dict(zip(keys, q, strict=True)) for q in questions], "final": True,
+    }
+
+
+def test_what_a_run_leaves(tmp_path):
+    """To the letter."""
+    a = made_up(
+        "=cmd",
+        "graded",
+        ("q1", 2.5, 4, [("q1 - 1", True, ""), ("q1 - 2", False, "twice `as` much\n# see")], (1, 3), True),
+        ("q2", 2, 2, [("q2 - 1", True, "form")], (0, 0), True),
+        notes=["cell 1: Error: <b>\x1b[31m", "two", "three", "four", "five"],
+    )
+    b = made_up(
+        "b", "took more than 9 s", ("q1", 4, 4, [("q1 - 1", True, "")], (3, 3), True), ("q2", 0, 2, [], (0, 1), False)
+    )
+    c = made_up("c", "is no notebook but .<img>|", ("q1", 0, 4, [], (0, 3), False), ("q2", 0, 2, [], (0, 1), False))
+    d = made_up("d", "graded", ("q1", 0, 4, [("q1 - 1", False, "no")], (0, 3), True), ("q2", 1, 2, [], (0, 1), True))
+    out = tmp_path / "g.csv"
+    assignment = {"name": "toy", "tests": {"q1": {}, "q2": {}}}
+    (tmp_path / "g_feedback").mkdir()
+    (tmp_path / "g_feedback" / "gone.md").write_text("old")
+    report.write([a, b, c, d], assignment, out)
+    assert out.read_text().splitlines() == [
+        "student,file,feedback,score,possible,q1,q2,status,notes,seconds",
+        "'=cmd,'=cmd.ipynb,_cmd~26b1f9b9.md,4.5,6,2.5,2,graded,cell 1: Error: <b> [31m | two | three | four | five,1.5",
+        "b,b.ipynb,b.md,4,6,4,0,took more than 9 s,,1.5",
+        "c,c.ipynb,c.md,0,6,0,0,is no notebook but .<img>|,,1.5",
+        "d,d.ipynb,d.md,1,6,0,1,graded,,1.5",
+    ]
+    folder = tmp_path / "g_feedback"
+    assert sorted(path.name for path in folder.iterdir()) == ["_cmd~26b1f9b9.md", "b.md", "c.md", "d.md"]
+    assert (folder / "_cmd~26b1f9b9.md").read_text().splitlines() == [
+        *("# toy: `'=cmd`", "", "4.5 of 6 points.", "", "## q1: 2.5 of 4", ""),
+        *("- q1 - 1: passed", "- q1 - 2: failed: `twice 'as' much # see`", "- of 3 further tests 1 passed", ""),
+        *("## q2: 2 of 2", "", "- q2 - 1: passed: `form`", "", "## What else was found", ""),
+        *("- `cell 1: Error: <b> [31m`", "- `two`", "- `three`", "- and 2 more", ""),
+        "Cells are counted without those of text, as Jupyter numbers them after *Run All Cells*.",
+    ]
+    late = (folder / "b.md").read_text()
+    assert "The notebook `took more than 9 s`. What was not reached" in late
+    assert "- of 3 further tests 3 passed" in late and "- of 1 further tests none was reached" in late
+    refusal = (folder / "c.md").read_text()
+    assert "Nothing was graded: the notebook `is no notebook but .<img>|`." in refusal and "q1" not in refusal
+    assert (tmp_path / "g_summary.md").read_text().splitlines() == [
+        *("# toy", "", "4 submissions, 2 of them graded to their end."),
+        *(
+            "Points: mean 2.8, median 2.75, from 1 to 4.5, of 6.",
+            "",
+            "![How many have how many points](g_histogram.png)",
+            "",
+        ),
+        *(
+            "| question | mean | of | full | none |",
+            "|---|---|---|---|---|",
+            "| q1 | 1.25 | 4 | 0 | 1 |",
+            "| q2 | 1.50 | 2 | 1 | 0 |",
+        ),
+        *("", "| what became of it | submissions |", "|---|---|", "| `graded` | 2 |", "| `took more than 9 s` | 1 |"),
+        "| `is no notebook but .<img> ` | 1 |",
+    ]
+    report.write([c], assignment, out)
+    assert not (tmp_path / "g_histogram.png").exists() and [p.name for p in folder.iterdir()] == ["c.md"]
+
+
+def test_links_are_not_followed(tmp_path):
+    """Not even inside of a folder that was handed in."""
+    (tmp_path / "other.ipynb").write_bytes(WHOLE)
+    folder = tmp_path / "class"
+    for student in ("file", "folder"):
+        (folder / student).mkdir(parents=True)
+    (folder / "file" / "a.ipynb").symlink_to(tmp_path / "other.ipynb")
+    (folder / "folder" / "inner").symlink_to(tmp_path)
+    found = {s.student: (s.problem, s.content()) for s in submissions.find(folder)}
+    assert found == {"file": ("is no file", b""), "folder": ("has 0 notebooks, need one", b"")}
+
+
+def test_rows_are_on_disk_at_once(tmp_path, monkeypatch):
+    """A machine that stops loses no row, and rows of other tests don't count."""
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append((tmp_path / "j").read_bytes()))
+    with Journal(tmp_path / "j", "a") as kept:
+        for i in range(3):
+            kept.add(str(i), {"row": i})
+    assert [data.count(b"\n") for data in synced] == [1, 2, 3]
+    with Journal(tmp_path / "j", "a") as again:
+        assert again.rows == {str(i): {"row": i} for i in range(3)}
+    with Journal(tmp_path / "j", "b") as other:
+        assert other.rows == {}
 
 
 @jailed

@@ -25,9 +25,11 @@
 #
 # In this homework you find out why it stands still, write the estimator that sets it going, and train a small network on scikit-learn's handwritten digits with it. At the end you judge what the training was worth, and that is harder than it looks.
 #
-# **You may use** Python's own modules, numpy, torch and scikit-learn's digits. You may not use `torch.ao`, `torch.quantize_per_tensor`, `torch.fake_quantize_*` (with or without an underscore in front), or another package for quantization.
+# **You may use** Python's own modules, torch and scikit-learn's digits. You may not use `torch.ao`, `torch.quantize_per_tensor`, `torch.fake_quantize_*` (with or without an underscore in front), or another package for quantization.
 #
-# **Throughout**, rounding is to the nearest integer, ties to even, as `torch.round` does it. A grid has a scale $s > 0$ and the codes $q_{\min}, \ldots, q_{\max}$, in code `low` and `high`. There is no zero point: code $q$ stands for $s\,q$. The cells between the questions use your functions, so they fail until you have written these.
+# **Throughout**, rounding is to the nearest integer, ties to even, as `torch.round` does it. A grid has a scale $s > 0$ and the codes $q_{\min}, \ldots, q_{\max}$, in code `low` and `high`. There is no zero point: code $q$ stands for $s\,q$. The cells between the questions use your functions, so they end with an error until you have written these; *Run All Cells* goes on behind them.
+#
+# `grader.check` runs the public tests. They carry about a third of the points, and of predictions and letters they check the form alone. The other tests are hidden.
 
 # %%
 import matplotlib.pyplot as plt
@@ -80,23 +82,23 @@ def average_slope(w, d, s):
 # %%
 """ # BEGIN TEST CONFIG
 points: 0
+success_message: The form is right. Whether the answers are right, the hidden tests decide.
 failure_message: Both predictions are lists of three numbers.
 """  # END TEST CONFIG
 for answer in (true_gradient, ste_gradient):
-    assert isinstance(answer, list) and len(answer) == 3
-    assert all(isinstance(number, int | float) for number in answer)
+    assert isinstance(answer, list) and len(answer) == 3, answer
+    assert all(isinstance(number, int | float) for number in answer), answer
 
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: From 0.25 to 0.75 on a grid of step 1, a value is first rounded down, then up, so it rises by a whole step. Divide the rise by 2 d. See the section A lie that works.
+failure_message: From 0.25 to 0.75 on a grid of step 1, a value is first rounded down, then up, so it rises by a whole step. Divide the rise by 2 d. See Training with quantization, "A lie that works".
 """  # END TEST CONFIG
 import torch
 
 w = torch.tensor([0.5, 0.1], dtype=torch.float64)
 y = average_slope(w, 0.25, 1.0)
-assert isinstance(y, torch.Tensor) and y.shape == (2,)
-assert torch.allclose(y.double(), torch.tensor([2.0, 0.0], dtype=torch.float64))
+assert isinstance(y, torch.Tensor) and y.shape == (2,) and (y - torch.tensor([2.0, 0.0])).abs().max() < 1e-6, y
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -148,10 +150,10 @@ for d, s in ((0.0, 1.0), (-0.1, 1.0), (0.1, 0.0), (0.1, -1.0)):
 # # END QUESTION
 
 # %% [markdown]
-# Now look at other weights. Over a short distance the slope is nearly always 0, and rarely very large. Over half a step to both sides it is 1 wherever the weight is. That is the slope which the estimator takes.
+# Now look at other weights. Over a short distance the slope is nearly always 0, and rarely very large. Over half a step to both sides it is 1 wherever the weight is, except exactly on a code: there both ends are ties, which go to even codes, and the slope is 0 or 2. That 1 is the slope which the estimator takes.
 
-# %%
-w = torch.linspace(-2, 2, 401, dtype=torch.float64) + 0.0013
+# %% tags=["raises-exception"]
+w = torch.linspace(-2, 2, 401, dtype=torch.float64) + 0.0013  # none of them on a code
 for d in (0.01, 0.1, 0.25, 0.5):
     slopes = average_slope(w, d, 1.0)
     print(f"d = {d}: slopes from {slopes.min():.2f} to {slopes.max():.2f}")
@@ -169,9 +171,9 @@ for d in (0.01, 0.1, 0.25, 0.5):
 # - forward: $y = s\,\mathrm{clip}(\mathrm{round}(v/s),\ q_{\min},\ q_{\max})$;
 # - backward: the gradient that comes from above where $q_{\min} \le v/s \le q_{\max}$, and 0 elsewhere. Both **edges count as inside**. The place of $v$ decides, before it is rounded. `scale`, `low` and `high` get `None`.
 #
-# `v` is a tensor of any shape and of float32 or float64, the others are plain numbers.
+# `v` is a tensor of any shape and of float32 or float64, the others are plain numbers. Compute $v/s$ in the dtype of `v`; where a test has values on an edge or a tie, that is exact.
 #
-# Then write `value_and_gradient(v, scale, low, high, upstream)` with it. `upstream` has the shape of `v`, and is the derivative of some loss with respect to `y`. The function returns two tensors of the shape and the dtype of `v`: the rounded values, and the derivative of that loss with respect to `v` as your estimator gives it. Let autograd compute the second one, so that your `backward` is tried. The function must also work if `v` does not require a gradient. It raises a `ValueError` if `scale` is not above zero, or if `low` is not below `high`.
+# Then write `value_and_gradient(v, scale, low, high, upstream)` with it. `upstream` has the shape of `v`, and is the derivative of some loss with respect to `y`. The function returns two tensors of the shape and the dtype of `v`, both detached: the rounded values, and the derivative of that loss with respect to `v` as your estimator gives it. Let autograd compute the second one, so that your `backward` is tried. The function must also work if `v` does not require a gradient. It raises a `ValueError` if `scale` is not above zero, or if `low` is not below `high`.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -222,36 +224,34 @@ def value_and_gradient(v, scale, low, high, upstream):
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: 0.6 is 1.2 steps of 0.5, so it goes to code 1, which stands for 0.5. The scale is the size of a step.
+failure_message: 0.6 is 1.2 steps of 0.5, so it goes to code 1, which stands for 0.5. The scale is the size of a step. If the error is about a number of gradients, backward must return 4 values, one for each argument of forward behind ctx.
 """  # END TEST CONFIG
 import torch
 
 y, gradient = value_and_gradient(torch.tensor([0.6, -0.4, 0.1]), 0.5, -2, 1, torch.ones(3))
-assert isinstance(y, torch.Tensor) and y.shape == (3,) and y.dtype == torch.float32
-assert y.tolist() == [0.5, -0.5, 0.0]
+assert isinstance(y, torch.Tensor) and y.dtype == torch.float32 and y.tolist() == [0.5, -0.5, 0.0], y
 
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: Inside the range the incoming gradient comes back as it is, whatever it is. See the section A lie that works.
+failure_message: Inside the range the incoming gradient comes back as it is, whatever it is. See Training with quantization, "A lie that works".
 """  # END TEST CONFIG
 import torch
 
 upstream = torch.tensor([3.0, -2.0, 0.25])
 y, gradient = value_and_gradient(torch.tensor([0.4, -0.4, 0.1]), 0.5, -2, 1, upstream)
-assert isinstance(gradient, torch.Tensor) and gradient.shape == (3,)
-assert gradient.tolist() == [3.0, -2.0, 0.25]
+assert isinstance(gradient, torch.Tensor) and gradient.tolist() == [3.0, -2.0, 0.25], gradient
 
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: Beyond the last code the value is held at that code, and nothing comes back. See the section Where the estimator is zero.
+failure_message: Beyond the last code the value is held at that code, and nothing comes back. See Training with quantization, "Where the estimator is zero".
 """  # END TEST CONFIG
 import torch
 
 y, gradient = value_and_gradient(torch.tensor([5.0, -5.0]), 0.5, -2, 1, torch.ones(2))
-assert isinstance(y, torch.Tensor) and isinstance(gradient, torch.Tensor)
-assert y.tolist() == [0.5, -1.0] and gradient.tolist() == [0.0, 0.0]
+assert isinstance(y, torch.Tensor) and y.tolist() == [0.5, -1.0], y
+assert isinstance(gradient, torch.Tensor) and gradient.tolist() == [0.0, 0.0], gradient
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -335,7 +335,7 @@ for scale, low, high in ((0.0, -2, 1), (-0.5, -2, 1), (0.5, 1, -2), (0.5, 1, 1))
 # %% [markdown]
 # The value is a staircase, and the gradient, for an incoming gradient of 1, a box that ends at the last codes:
 
-# %%
+# %% tags=["raises-exception"]
 v = torch.linspace(-2, 2, 801)
 y, gradient = value_and_gradient(v, 0.5, -2, 1, torch.ones(801))
 plt.plot(v, y, label="rounded value")
@@ -394,21 +394,21 @@ def train_weight(w, wish, scale, low, high, rate, updates):
 # %%
 """ # BEGIN TEST CONFIG
 points: 0
+success_message: The form is right. Whether the answers are right, the hidden tests decide.
 failure_message: Two lists of nine integers and a number from 0 to 1.
 """  # END TEST CONFIG
 for answer in (codes_by_hand, codes_without_master):
-    assert isinstance(answer, list) and len(answer) == 9
-    assert all(isinstance(code, int) for code in answer)
-assert isinstance(share_upper, int | float) and 0 <= share_upper <= 1
+    assert isinstance(answer, list) and len(answer) == 9, answer
+    assert all(isinstance(code, int) for code in answer), answer
+assert isinstance(share_upper, int | float) and 0 <= share_upper <= 1, share_upper
 
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: This is the weight of the chapter, from 0.2 with the wish 0.7. See the section One weight by hand. The list has the code before each update, as a plain integer.
+failure_message: One weight from 0.2 with the wish 0.7, as in Training with quantization, "One weight by hand". The list has the code before each update, as a plain integer.
 """  # END TEST CONFIG
 codes = train_weight(0.2, 0.7, 1.0, -8, 7, 0.25, 4)
-assert isinstance(codes, list) and all(isinstance(code, int) for code in codes)
-assert codes == [0, 0, 1, 0]
+assert isinstance(codes, list) and all(isinstance(code, int) for code in codes) and codes == [0, 0, 1, 0], codes
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -416,8 +416,7 @@ points: 0.5
 failure_message: On a grid of step 2 the code 1 stands for 2. The loss compares the value, not the code, with the wish.
 """  # END TEST CONFIG
 codes = train_weight(0.0, 2.2, 2.0, -2, 1, 0.25, 6)
-assert isinstance(codes, list) and all(isinstance(code, int) for code in codes)
-assert codes == [0, 0, 1, 1, 1, 1]
+assert isinstance(codes, list) and all(isinstance(code, int) for code in codes) and codes == [0, 0, 1, 1, 1, 1], codes
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -465,7 +464,7 @@ assert train_weight(0.9, -9.0, 1.0, -2, 1, 0.03, 0) == []
 # %% [markdown]
 # A longer training, of another weight, towards a wish between two codes:
 
-# %%
+# %% tags=["raises-exception"]
 codes = train_weight(-0.6, -0.35, 0.25, -8, 7, 0.05, 200)
 plt.step(range(200), codes, where="mid")
 plt.xlabel("update")
@@ -479,11 +478,11 @@ _ = plt.ylabel("code")
 # %% [markdown]
 # ## Question 4: The step learns too (3 points)
 #
-# The weights can now move on the grid. LSQ lets the grid move as well. With $Q_P = q_{\max}$ and $v$ a tensor of $N$ values, the paper has
+# The weights can now move on the grid. LSQ lets the grid move as well (Esser et al., *Learned step size quantization*, 2020; in the chapter *Learned quantization parameters* the sections "The derivative of a step", "How large should its updates be?" and "Where to start"). With $Q_P = q_{\max}$ and $v$ a tensor of $N$ values, the slope of the paper is
 #
 # $$\frac{\partial y}{\partial s} = \begin{cases} q_{\min} & v/s \le q_{\min} \\ \mathrm{round}(v/s) - v/s & q_{\min} < v/s < q_{\max} \\ q_{\max} & v/s \ge q_{\max}\end{cases}$$
 #
-# for each value. A value **on an edge has the slope of the outside** here, unlike in Question 2. All values share one step, so their contributions are added up, each times its incoming gradient. The sum is multiplied by the paper's gradient scale, $g = 1/\sqrt{N\,Q_P}$.
+# for each value. A value **on an edge has the slope of the outside** here, unlike in Question 2; where a test has values on an edge, $v/s$ is exact. All values share one step, so their contributions are added up, each times its incoming gradient. The sum is multiplied by the paper's gradient scale, $g = 1/\sqrt{N\,Q_P}$.
 #
 # Write
 #
@@ -525,24 +524,23 @@ def first_step(v, high):
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: Four values inside, 0.25 of a step above or below a code. The slope is the rounding error in steps, round(v / s) - v / s; g is 1/4 here. See the sections The derivative of a step, and How large should its updates be.
+failure_message: Four values inside, 0.25 of a step above or below a code. The slope is the rounding error in steps, round(v / s) - v / s; g is 1/4 here. See Learned quantization parameters, "The derivative of a step" and "How large should its updates be?".
 """  # END TEST CONFIG
 import torch
 
 v = 0.5 * torch.tensor([0.75, 1.75, -0.75, 2.25])
 y = step_gradient(v, 0.5, -4, 4, torch.tensor([1.0, 1.0, 1.0, 2.0]))
-assert isinstance(y, float)
-assert abs(y - (0.25 + 0.25 - 0.25 - 0.5) / 4) < 1e-6
+assert isinstance(y, float) and abs(y - (0.25 + 0.25 - 0.25 - 0.5) / 4) < 1e-6, y
 
 # %%
 """ # BEGIN TEST CONFIG
 points: 0.5
-failure_message: The mean of the magnitudes is 2, so with a Q_P of 4 the first step is 2. See the section Where to start.
+failure_message: The mean of the magnitudes is 2, so with a Q_P of 4 the first step is 2. See Learned quantization parameters, "Where to start".
 """  # END TEST CONFIG
 import torch
 
 y = first_step(torch.tensor([1.0, -3.0, 2.0, -2.0]), 4)
-assert isinstance(y, float) and abs(y - 2.0) < 1e-6
+assert isinstance(y, float) and abs(y - 2.0) < 1e-6, y
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -620,7 +618,7 @@ for high in (0, -1):
 # %% [markdown]
 # Go down the slope of the squared error between values and their rounded values, from two starts. Both find the same step. (The rate is divided by $\sqrt N$: the mean divides by $N$, and $g$ has done half of that.)
 
-# %%
+# %% tags=["raises-exception"]
 values = torch.randn(2000, generator=torch.Generator().manual_seed(1))
 for s in (first_step(values, 3), 0.2):
     print(f"from a step of {s:.2f}", end=" ")
@@ -667,9 +665,10 @@ left_over = 5.0  # SOLUTION
 # %%
 """ # BEGIN TEST CONFIG
 points: 0
+success_message: The form is right. Whether the answers are right, the hidden tests decide.
 failure_message: left_over is one number.
 """  # END TEST CONFIG
-assert isinstance(left_over, int | float)
+assert isinstance(left_over, int | float), left_over
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -678,10 +677,13 @@ failure_message: Each row has its own scale, the mean of the magnitudes in it.
 """  # END TEST CONFIG
 import torch
 
-signs, alpha = binarize(torch.tensor([[0.5, -1.5], [-2.0, -4.0]]))
-assert isinstance(signs, torch.Tensor) and signs.tolist() == [[1.0, -1.0], [-1.0, -1.0]]
-assert isinstance(alpha, torch.Tensor) and alpha.shape == (2,)
-assert alpha.tolist() == [1.0, 3.0]
+
+def check(signs, alpha):
+    assert isinstance(signs, torch.Tensor) and signs.tolist() == [[1.0, -1.0], [-1.0, -1.0]], signs
+    assert isinstance(alpha, torch.Tensor) and alpha.tolist() == [1.0, 3.0], alpha
+
+
+check(*binarize(torch.tensor([[0.5, -1.5], [-2.0, -4.0]])))
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -783,8 +785,7 @@ import torch
 
 parameters = [torch.eye(2), torch.tensor([0.0, 1.0]), torch.tensor([[1.0, 2.0], [0.5, -1.0]]), torch.tensor([0.0, 3.0])]
 y = scores(torch.tensor([[1.0, 2.0], [-1.0, -2.0]]), parameters, None, -2, 1)
-assert isinstance(y, torch.Tensor) and y.shape == (2, 2)
-assert y.tolist() == [[7.0, 0.5], [0.0, 3.0]]
+assert isinstance(y, torch.Tensor) and y.tolist() == [[7.0, 0.5], [0.0, 3.0]], y
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -800,31 +801,61 @@ parameters = [
     torch.tensor([0.25]),
 ]
 y = scores(torch.tensor([[3.0]]), parameters, [0.5, 1.0], -2, 1)
-assert isinstance(y, torch.Tensor) and y.shape == (1, 1)
-assert y.tolist() == [[2.0]]
+assert isinstance(y, torch.Tensor) and y.tolist() == [[2.0]], y
 
 # %%
 """ # BEGIN TEST CONFIG
-points: 0.5
+points: 0.25
 failure_message: One update in float, of the rate 0.5, moves each parameter by half of its gradient, downhill.
 """  # END TEST CONFIG
 import torch
-from torch.nn import functional
 
-generator = torch.Generator().manual_seed(1)
-shapes = ((4, 3), (4,), (2, 4), (2,))
-start = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
-x = torch.randn(6, 3, generator=generator, dtype=torch.float64)
-labels = torch.tensor([0, 1, 1, 0, 1, 0])
 
-leaves = [p.clone().requires_grad_() for p in start]
-w1, b1, w2, b2 = leaves
-loss = functional.cross_entropy(functional.relu(x @ w1.T + b1) @ w2.T + b2, labels)
-gradients = torch.autograd.grad(loss, leaves)
-after = train(start, x, labels, None, -2, 1, 1, 0.5)
-assert isinstance(after, list) and len(after) == 4
-assert all(isinstance(p, torch.Tensor) for p in after)
-assert all(torch.allclose(a, p - 0.5 * g) for a, p, g in zip(after, start, gradients, strict=True))
+def tensors(lists):
+    return [torch.tensor(numbers, dtype=torch.float64) for numbers in lists]
+
+
+def check(after, wanted):
+    assert isinstance(after, list) and len(after) == 4, after
+    for found, numbers in zip(after, tensors(wanted), strict=True):
+        assert isinstance(found, torch.Tensor) and found.shape == numbers.shape, found
+        assert (found - numbers).abs().max() < 1e-4, found
+
+
+w1, b1 = [[0.5, -1.0], [1.0, 0.25], [-0.75, 0.5]], [0.25, -0.5, 0.75]
+w2, b2 = [[1.0, -0.5, 0.75], [-0.25, 0.5, -1.0]], [0.0, 0.5]
+x, labels = tensors([[[1.0, 0.5], [-1.0, 0.75], [0.25, -2.0], [2.0, 1.0]]])[0], torch.tensor([0, 1, 1, 0])
+start = tensors([w1, b1, w2, b2])
+w1, b1 = [[0.82974, -0.52902], [0.7074, 0.1037], [-0.41437, 0.41033]], [0.33513, -0.68334, 0.67366]
+w2, b2 = [[0.77214, -0.26249, 0.54782], [-0.02214, 0.26249, -0.79782]], [-0.0496, 0.5496]
+check(train(start, x, labels, None, -2, 1, 1, 0.5), [w1, b1, w2, b2])
+
+# %%
+""" # BEGIN TEST CONFIG
+points: 0.25
+failure_message: Three updates in float are not those of three gradients. Each update takes the gradient of its own loss alone (PyTorch adds to .grad what backward finds, until it is cleared), times the rate now, which falls.
+"""  # END TEST CONFIG
+import torch
+
+
+def tensors(lists):
+    return [torch.tensor(numbers, dtype=torch.float64) for numbers in lists]
+
+
+def check(after, wanted):
+    assert isinstance(after, list) and len(after) == 4, after
+    for found, numbers in zip(after, tensors(wanted), strict=True):
+        assert isinstance(found, torch.Tensor) and found.shape == numbers.shape, found
+        assert (found - numbers).abs().max() < 1e-4, found
+
+
+w1, b1 = [[0.5, -1.0], [1.0, 0.25], [-0.75, 0.5]], [0.25, -0.5, 0.75]
+w2, b2 = [[1.0, -0.5, 0.75], [-0.25, 0.5, -1.0]], [0.0, 0.5]
+x, labels = tensors([[[1.0, 0.5], [-1.0, 0.75], [0.25, -2.0], [2.0, 1.0]]])[0], torch.tensor([0, 1, 1, 0])
+start = tensors([w1, b1, w2, b2])
+w1, b1 = [[0.91265, -0.35534], [0.6493, 0.07465], [-0.12915, 0.40139]], [0.33781, -0.71965, 0.66044]
+w2, b2 = [[0.75349, -0.22636, 0.46052], [-0.00349, 0.22636, -0.71052]], [-0.13927, 0.63927]
+check(train(start, x, labels, None, -2, 1, 3, 0.5), [w1, b1, w2, b2])
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -973,17 +1004,17 @@ def right(parameters, scales):
 #
 # **`better`**. A colleague starts from a float network with 94.4 % and has 94.6 % after training on the two-bit grid. "So the grid makes networks better than float: rounding is a regularizer." What do you reply?
 #
-# - `"A"` Right: on the grid the network has fewer possible weights, so it generalizes better.
-# - `"B"` It can't be: a network of two bits never has more right answers than its float network. There is a bug.
-# - `"C"` The second network also had more updates. Compare with the float network after as many, and with the spread of several trainings.
+# - `"A"` Right: with four values for each weight there are far fewer networks to choose from, and the fewer are possible, the better the one that is found generalizes.
+# - `"B"` It can't be: a network of two bits never has more right answers than the float network that it was made from. Look for a bug in the training or in the count.
+# - `"C"` Compare with a float network that had as many updates, and with the spread of several trainings.
 # - `"D"` Compare with PTQ: the difference to it is what training on the grid adds, and it is what the claim is about.
 #
 # **`eight_bits`**. At eight bits PTQ loses 0.05 points against float. Five trainings with other seeds differ by 0.3 points. The team asks for QAT, to get the rest back. What do you advise?
 #
-# - `"A"` Do QAT, because it is never worse than PTQ, and every bit of accuracy counts.
-# - `"B"` Leave it. The loss is smaller than the spread of trainings, so nothing could be seen to be won, and QAT costs labels, code and time.
+# - `"A"` Do QAT: it is never worse than PTQ, the code is written, and every bit of accuracy counts for somebody.
+# - `"B"` Leave it: what could be won is smaller than the spread of trainings.
 # - `"C"` Do QAT, but with a tenth of the updates, since the loss is small.
-# - `"D"` Leave it. The straight-through estimator is exact at no width, so it does harm where the grid is fine.
+# - `"D"` Leave it: the straight-through estimator is exact at no width, so it does harm where the grid is fine.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -1021,21 +1052,23 @@ eight_bits = ...
 # %%
 """ # BEGIN TEST CONFIG
 points: 0
+success_message: The form is right. Whether the answers are right, the hidden tests decide.
 failure_message: The dictionary has the four names, each with a percentage from 0 to 100.
 """  # END TEST CONFIG
 names = ("float", "ptq", "qat", "control")
-assert isinstance(accuracy, dict) and all(isinstance(accuracy.get(name), int | float) for name in names)
+assert isinstance(accuracy, dict) and all(isinstance(accuracy.get(name), int | float) for name in names), accuracy
 
-assert all(1 < accuracy[name] <= 100 for name in names)
+assert all(1 < accuracy[name] <= 100 for name in names), accuracy
 
 # %%
 """ # BEGIN TEST CONFIG
 points: 0
+success_message: The form is right. Whether the answers are right, the hidden tests decide.
 failure_message: cost is a number, the two others are one of the letters A, B, C, D, in quotes.
 """  # END TEST CONFIG
-assert isinstance(cost, int | float)
-assert better in ("A", "B", "C", "D") and isinstance(better, str)
-assert eight_bits in ("A", "B", "C", "D") and isinstance(eight_bits, str)
+assert isinstance(cost, int | float), cost
+for letter in (better, eight_bits):
+    assert isinstance(letter, str) and letter in ("A", "B", "C", "D"), letter
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -1043,10 +1076,9 @@ points: 0.5
 failure_message: The float network after its first training has over 90 percent, and rounding it to two bits costs more than ten points. Is the first training in float, and are the steps those of its weights?
 """  # END TEST CONFIG
 names = ("float", "ptq", "qat", "control")
-assert isinstance(accuracy, dict) and all(isinstance(accuracy.get(name), int | float) for name in names)
+assert isinstance(accuracy, dict) and all(isinstance(accuracy.get(name), int | float) for name in names), accuracy
 
-assert 90 < accuracy["float"] < 98
-assert 40 < accuracy["ptq"] < accuracy["float"] - 10
+assert 90 < accuracy["float"] < 98 and 40 < accuracy["ptq"] < accuracy["float"] - 10, accuracy
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -1099,7 +1131,7 @@ assert isinstance(eight_bits, str) and eight_bits == "B"
 # %% [markdown]
 # And one bit? Here is the float network after its first training with both weights replaced by yours of Question 5, without further training:
 
-# %%
+# %% tags=["raises-exception"]
 w1, b1, w2, b2 = train(start_parameters(), train_images, train_labels, None, LOW, HIGH, UPDATES, RATE)
 one_bit = [signs * alpha[:, None] for signs, alpha in (binarize(w1), binarize(w2))]
 print(f"one bit, not trained: {right([one_bit[0], b1, one_bit[1], b2], None):.1f} %")

@@ -169,6 +169,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("rounds once", "q4", changed(TWICE, ("    if shift == 0:\n        return v\n", ""), ("np.sign(v) * ((np.abs(v) + (1 << (-shift - 1))) >> -shift)", "(np.asarray(acc, np.int64) * m0 + (1 << (30 - shift))) >> (31 - shift)"))),
     ("the first step is not rounded", "q4", changed(TWICE, (" + (1 << 30)", ""))),
     ("the first step takes ties away from zero", "q4", changed(TWICE, ("    if shift == 0", "    a = np.asarray(acc, np.int64)\n    v = np.sign(a) * ((np.abs(a) * m0 + (1 << 30)) >> 31)\n    if shift == 0"))),
+    ("the product in the type of acc", "q4", changed(TWICE, ("np.asarray(acc, np.int64) * m0", "np.asarray(acc) * m0"))),
     ("one in 2^t in the place of one in 2^(t+1)", "q4", "differ = 2**20 // 2**5"),
     ("rounding twice thought to go up", "q4", 'direction = "A"'),
     ("the sign of term 4 turned", "q5", changed(FOLD, ("+ q_w.shape[1]", "- q_w.shape[1]"))),

@@ -210,6 +210,18 @@ def fold_network(net, _complete=fold_network):
 """,
     ),
     (
+        "a norm behind a ReLU goes into the layer before the ReLU",
+        "q6",
+        """
+def fold_network(net, _complete=fold_network):
+    net = list(net)
+    for i in range(2, len(net)):
+        if [step["kind"] for step in net[i - 2 : i + 1]] == ["linear", "relu", "norm"]:
+            net[i - 1 : i + 1] = net[i], net[i - 1]
+    return _complete(net)
+""",
+    ),
+    (
         "layers without a norm keep their bias None",
         "q6",
         """

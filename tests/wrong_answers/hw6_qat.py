@@ -204,6 +204,18 @@ WRONG: list[tuple[str, str, str]] = [
         "q6",
         SCORES.replace("    return", "        b1 = FakeQuantize.apply(b1, scales[0], low, high)\n    return"),
     ),
+    (
+        "old gradients are never cleared",
+        "q6",
+        TRAIN.replace(
+            "        gradients = torch.autograd.grad(loss, leaves)\n"
+            "        parameters = [(p - now * g).detach() for p, g in zip(leaves, gradients, strict=True)]\n",
+            "        loss.backward()\n"
+            "        with torch.no_grad():\n"
+            "            for p in leaves:\n"
+            "                p -= now * p.grad\n",
+        ),
+    ),
     ("uphill", "q6", TRAIN.replace("p - now * g", "p + now * g")),
     ("a rate that does not fall", "q6", TRAIN.replace("p - now * g", "p - rate * g")),
     (
