@@ -50,7 +50,7 @@ def command(without: Iterable[str] = ()) -> list[str]:
         "--unshare-ipc",
     ]
     words += ["--unshare-uts", "--unshare-cgroup-try", *([] if root else ["--unshare-user"])]
-    words += ["--hostname", "jail", "--clearenv", "--setenv", "PATH", "/usr/bin:/bin", "--setenv", "HOME", "/tmp"]
+    words += ["--hostname", "jail", "--setenv", "PATH", "/usr/bin:/bin", "--setenv", "HOME", "/tmp"]
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         words += ["--setenv", name, "1"]
     words += ["--setenv", "PYTHONDONTWRITEBYTECODE", "1", "--setenv", "MPLBACKEND", "Agg"]
