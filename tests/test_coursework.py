@@ -1,5 +1,6 @@
 """The homework: solutions earn all points, blanks none, typical wrong answers are caught where they are wrong."""
 
+import ast
 import csv
 import importlib
 import importlib.util
@@ -19,7 +20,7 @@ from otter.test_files import OKTestFile
 from packaging.requirements import Requirement
 
 import quantcourse
-from coursework import referee
+from coursework import assign, referee, report
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "coursework"
@@ -83,6 +84,49 @@ def test_the_solution_earns_all_points(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_blank_notebook_earns_nothing(name):
     assert set(scores(name, code(handed_out(name))).values()) == {0}
+
+
+LAZY = {"refuses": "raise ValueError('no')", "gives nothing": "return None", "gives it back": "return args[0]"}
+
+
+@pytest.mark.parametrize("lazy", LAZY)
+@pytest.mark.parametrize("name", NAMES)
+def test_functions_that_do_nothing_earn_nothing(name, lazy):
+    """Whatever they are asked, also where asking for an error is the question."""
+    functions = {
+        node.name for cell in solution(name) for node in ast.parse(cell).body if isinstance(node, ast.FunctionDef)
+    } & set(grader(name)["answers"])
+    cells = [f"def {function}(*args, **named):\n    {LAZY[lazy]}" for function in functions]
+    assert functions and sum(scores(name, [*code(handed_out(name)), *cells]).values()) == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_oracle_is_there_when_it_is_graded(name):
+    assert grader(name)["without"] == [
+        *("quantcourse", "ml_dtypes", "gfloat", "thop", "onnx", "onnxruntime", "torchao", "brevitas")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        ([("# points: ", 1)], "q1: its tests give"),
+        ([("# points: ", 1), ("\npoints: ", 1)], "the questions give 21 points, need 20"),
+    ],
+)
+def test_points_that_do_not_add_up(tmp_path, monkeypatch, wrong, complaint):
+    """Neither in a question nor in all of them."""
+    text = (FOLDER / "masters" / "hw1_numbers.py").read_text("utf8")
+    for before, more in wrong:
+        first = re.search(rf"{before}([\d.]+)", text)
+        text = f"{text[: first.start()]}{before}{float(first[1]) + more:g}{text[first.end() :]}"
+    (tmp_path / "masters").mkdir()
+    (tmp_path / "masters" / "hw1_numbers.py").write_text(text, "utf8")
+    monkeypatch.setattr(assign, "FOLDER", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["assign", "--out", str(tmp_path / "dist")])
+    with pytest.raises(SystemExit, match=complaint):
+        assign.main()
+    assert not (tmp_path / "dist").exists()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -151,9 +195,9 @@ def test_links_lead_somewhere(path):
         assert (path.parent / link).exists(), link
 
 
-GRADES = """student,file,score,possible,status
-doejane_12345_678910_hw3_mapping,a.ipynb,17.5,20,graded
-roerichard_LATE_12346_678911_hw3_mapping,b.ipynb,0,20,is a link
+GRADES = """student,file,feedback,score,possible,status
+doejane_12345_678910_hw3_mapping,a.ipynb,a.md,17.5,20,graded
+roerichard_LATE_12346_678911_hw3_mapping,b.ipynb,b.md,0,20,is a link
 """
 CANVAS = """Student,ID,SIS User ID,SIS Login ID,Section,Homework 3 (4567),Homework 4 (4568)
     Points Possible,,,,,20,20
@@ -175,21 +219,24 @@ def snippets():
 
 @pytest.mark.parametrize("platform", ["canvas", "moodle"])
 def test_points_reach_the_platform(tmp_path, monkeypatch, platform):
-    """As the guide has it: by number; who handed in nothing stays as before; a stranger's points stop it."""
+    """As the guide has it: by number; what is not graded stays as before; a stranger's points stop it."""
     (code,) = [code for code in snippets() if f'"{platform}.csv"' in code]
     monkeypatch.chdir(tmp_path)
     grades = GRADES if platform == "canvas" else re.sub(r"_(\d+)_\d+_hw3_mapping", r"_\1_assignsubmission_file", GRADES)
     Path("grades.csv").write_text(grades)
     Path(f"{platform}.csv").write_text(CANVAS if platform == "canvas" else MOODLE)
-    exec(code, {})
-    with open(f"{platform}_with_points.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if platform == "canvas":
-        assert [row["ID"] for row in rows] == ["", "12345", "12346", "12347", "12348"]
-        assert [row["Homework 3 (4567)"] for row in rows] == ["20", "17.5", "0", "3", ""]
-        assert "Homework 4 (4568)" not in rows[0]
-    else:
-        assert [row["Grade"] for row in rows] == ["17.5", "0", ""]
+    for missing in ("", "0"):
+        given = 'MISSING = ""'
+        assert given in code
+        exec(code.replace(given, f'MISSING = "{missing}"'), {})
+        with open(f"{platform}_with_points.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        if platform == "canvas":
+            assert [row["ID"] for row in rows] == ["", "12345", "12346", "12347", "12348"]
+            assert [row["Homework 3 (4567)"] for row in rows] == ["20", "17.5", "", "3", missing]
+            assert "Homework 4 (4568)" not in rows[0]
+        else:
+            assert [row["Grade"] for row in rows] == ["17.5", "5.00", missing]
     for wrong in (grades.replace("12345", "99999"), grades.replace("12345", "12346"), grades.replace("_12345_", "_")):
         Path("grades.csv").write_text(wrong)
         Path(f"{platform}_with_points.csv").unlink()
@@ -197,6 +244,20 @@ def test_points_reach_the_platform(tmp_path, monkeypatch, platform):
             exec(code, {})
         assert not Path(f"{platform}_with_points.csv").exists()
         Path(f"{platform}_with_points.csv").touch()
+
+
+def test_feedback_for_the_platform(tmp_path, monkeypatch):
+    """Each in the folder that Moodle gave, by the name that the table has."""
+    (code,) = [code for code in snippets() if '"feedback.zip"' in code]
+    monkeypatch.chdir(tmp_path)
+    names = "Jane Doe_12345_assignsubmission_file", "Zoë d'Arc_12346_assignsubmission_file"
+    empty = {"file": "hw3.ipynb", "status": "is a link", "notes": [], "questions": [], "seconds": 0}
+    rows = [{"student": name, **empty} for name in names]
+    report.write(rows, {"name": "hw3_mapping", "tests": {}}, Path("grades.csv"))
+    exec(code, {})
+    with zipfile.ZipFile("feedback.zip") as archive:
+        assert archive.namelist() == [f"{name}/feedback.md" for name in names]
+        assert all(name in archive.read(f"{name}/feedback.md").decode() for name in names)
 
 
 def test_an_archive_for_colab(tmp_path, monkeypatch):

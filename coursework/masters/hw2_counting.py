@@ -33,7 +33,7 @@
 # return Python numbers, tuples, lists and dicts; counts are of type `int`. Bad input raises `ValueError` where the question
 # says so. The public tests, which you see, carry about a third of the points; the hidden ones try more cases of the same kind.
 # Of predictions and letters the public tests check the form alone, not whether they are right. Cells that print something
-# behind a question call your functions, and fail until you have written them. Your functions could compute most predictions
+# behind a question call your functions, and end with an error until you have written them; *Run All Cells* goes on behind them. Your functions could compute most predictions
 # too. Predict first all the same: where you were wrong is where you learn.
 #
 # **Shapes.** A shape is a tuple. An image has the shape `(batch, channels, height, width)`. A kernel is a pair
@@ -616,6 +616,7 @@ for arguments in [(1, 0, 1, 1), (1, 1, 0, 1), (1, 1, 1, -1)]:
     else:
         assert False, "no ValueError"
 assert bytes_moved(8, 8, 8, 1, 1) == 3
+assert bound(1, 100, 100, 1)[1] > 0
 
 # %% [raw]
 # # END TESTS
@@ -628,7 +629,7 @@ assert bytes_moved(8, 8, 8, 1, 1) == 3
 # *chip* with 2 TFLOP/s and 20 GB/s. Here is the team's layer on its chip, by your functions. Look at the column of the
 # limit: that is the answer to the question at the beginning.
 
-# %%
+# %% tags=["raises-exception"]
 board, chip = (2e10, 2e9), (2e12, 2e10)
 
 
@@ -738,7 +739,7 @@ assert isinstance(faster_chip, list) and sorted(faster_chip) == ["depthwise", "e
 # stride of 2. It does not answer question 6, but it shows what kind of layer waits for what. Would you have guessed it? If
 # not, go through your prediction again: what do window, channels and stride do to the intensity of each row?
 
-# %%
+# %% tags=["raises-exception"]
 wide, mid = (1, 128, 28, 28), (1, 128, 14, 14)
 unit = [
     ("expand", (1, 64, 28, 28), wide, (3, 3), 1),
@@ -1089,7 +1090,7 @@ assert isinstance(found["seconds"], float) and abs(found["seconds"] - 0.111) < 1
 # machines were for sale with four times the peak for 8 bits as an option, for which of them would you pay for it?
 
 
-# %%
+# %% tags=["raises-exception"]
 def conv(name, out, k, stride=1, groups=1):
     """A convolution with the padding that keeps the size at stride 1."""
     more = {"padding": k // 2, "dilation": 1, "groups": groups, "bias": True}

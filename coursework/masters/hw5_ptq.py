@@ -262,6 +262,8 @@ hidden: true
 import numpy as np
 
 for f in (minmax_range, moving_range):
+    r = f([np.array([-1.0, 2.0])])
+    assert isinstance(r, tuple) and len(r) == 2 and r[0] < 0 < r[1]
     for bad in ([], [np.array([1.0]), np.zeros(0)], [np.array([1.0, np.nan])], [np.array([2.0]), np.array([np.inf])]):
         try:
             f(bad)
@@ -401,6 +403,7 @@ x = np.random.default_rng(3).standard_normal((6, 50, 2)) * np.arange(6, 0, -1)[:
 h = histogram(list(x), 0.125)
 assert isinstance(h, np.ndarray) and h.dtype == np.int64 and h.sum() == 600
 assert h.tolist() == np.bincount(np.floor(np.abs(x).ravel() / 0.125).astype(int)).tolist()
+assert percentile_threshold(np.array([1, 2]), 0.5, 100) > 0
 for f, bad in (
     (percentile_threshold, (np.array([1, 2]), 0.5, 0)),
     (percentile_threshold, (np.array([1, 2]), 0.5, 101)),
@@ -812,6 +815,9 @@ hidden: true
 import numpy as np
 
 two, three = np.ones(2), np.ones(3)
+w, b = fold_norm(np.ones((2, 3)), None, two, two, two, two, 0.0)
+assert isinstance(w, np.ndarray) and w.shape == (2, 3) and np.allclose(w, 1)
+assert isinstance(b, np.ndarray) and b.shape == (2,) and np.allclose(b, 0)
 for bad in (
     (np.ones((2, 3)), None, three, two, two, two, 0.1),
     (np.ones((2, 3)), None, two, two, two, np.ones(1), 0.1),
@@ -1036,6 +1042,8 @@ hidden: true
 """  # END TEST CONFIG
 import numpy as np
 
+f = fold_network([{"kind": "linear", "weight": np.eye(2), "bias": np.ones(2)}, {"kind": "relu"}])
+assert isinstance(f, list) and [step["kind"] for step in f] == ["linear", "relu"]
 try:
     fold_network([{"kind": "linear", "weight": np.eye(2), "bias": None}, {"kind": "pool"}])
 except ValueError:
@@ -1228,6 +1236,8 @@ hidden: true
 import numpy as np
 
 net = [{"kind": "linear", "weight": np.eye(2), "bias": np.zeros(2)}]
+y = run_quantized(net, np.ones((1, 2)), [None], [None, None])
+assert isinstance(y, np.ndarray) and y.tolist() == [[1.0, 1.0]]
 for weights, values in (([None], [None]), ([], [None, None]), ([None, None], [None, None]), ([None], [None] * 3)):
     try:
         run_quantized(net, np.ones((1, 2)), weights, values)

@@ -318,6 +318,9 @@ hidden: true
 import torch
 
 v = torch.ones(2)
+y, gradient = value_and_gradient(v, 1.0, -2, 3, v)
+assert isinstance(y, torch.Tensor) and y.tolist() == [1.0, 1.0]
+assert isinstance(gradient, torch.Tensor) and gradient.shape == (2,)
 for scale, low, high in ((0.0, -2, 1), (-0.5, -2, 1), (0.5, 1, -2), (0.5, 1, 1)):
     try:
         value_and_gradient(v, scale, low, high, v)
@@ -594,6 +597,8 @@ hidden: true
 import torch
 
 v = torch.ones(3)
+for y in (step_gradient(v, 0.8, -4, 4, v), first_step(v, 4)):
+    assert isinstance(y, float) and y != 0
 for scale, high in ((0.0, 1), (-0.5, 1), (0.5, 0), (0.5, -1)):
     try:
         step_gradient(v, scale, -2, high, v)
