@@ -33,8 +33,9 @@
 # return Python numbers, tuples, lists and dicts; counts are of type `int`. Bad input raises `ValueError` where the question
 # says so. The public tests, which you see, carry about a third of the points; the hidden ones try more cases of the same kind.
 # Of predictions and letters the public tests check the form alone, not whether they are right. Cells that print something
-# behind a question call your functions, and end with an error until you have written them; *Run All Cells* goes on behind them. Your functions could compute most predictions
-# too. Predict first all the same: where you were wrong is where you learn.
+# behind a question call your functions, and end with an error until you have written them; *Run All Cells* goes on behind
+# them. Your functions could compute most predictions too. Predict first all the same: where you were wrong is where you
+# learn.
 #
 # **Shapes.** A shape is a tuple. An image has the shape `(batch, channels, height, width)`. A kernel is a pair
 # `(height, width)`. Stride, padding and dilation are one number for both directions.

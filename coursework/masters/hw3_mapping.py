@@ -23,7 +23,8 @@
 # spaced levels*.
 #
 # You may use numpy and Python's own modules. No functions that quantize from a library: you write them. Given cells call
-# your functions, and end with an error until these are there; *Run All Cells* goes on behind them. Bad input raises `ValueError` where the question says so.
+# your functions, and end with an error until these are there; *Run All Cells* goes on behind them. Bad input raises
+# `ValueError` where the question says so.
 #
 # The public tests, which you see, carry about a third of the points; the rest is for hidden ones. Of predictions and
 # letters the public tests check the form alone, not whether they are right. Your functions could compute most predictions
