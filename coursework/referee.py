@@ -133,7 +133,8 @@ class Jail:
             self.channel.send(("limit", *order))
             self.channel.receive(limits.seconds)
         except (OSError, EOFError, execnet.HostNotFound, execnet.RemoteError, execnet.TimeoutError) as error:
-            raise (OutOfTime if self.left_out else NoJail)(f"the jail did not start: {error}") from None
+            why = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            raise (OutOfTime if self.left_out else NoJail)(f"the jail did not start: {why}") from None
 
     def close(self) -> None:
         """End the jail with all that runs in it."""

@@ -195,6 +195,21 @@ def test_links_lead_somewhere(path):
         assert (path.parent / link).exists(), link
 
 
+def test_the_guide_counts_right():
+    """Minutes, public points, tests and wrong answers, as masters and tests have them."""
+    guide = (FOLDER / "README.md").read_text("utf8")
+    cases = {n: [c for t in grader(n)["tests"].values() for c in t["suites"][0]["cases"]] for n in NAMES}
+    for name in NAMES:
+        (minutes,) = re.findall(r"About (\d+) minutes", handed_out(name).cells[1].source)
+        points = sum(case["points"] for case in cases[name] if not case["hidden"])
+        (row,) = re.findall(rf"^\| `{name}` \|.*$", guide, re.MULTILINE)
+        assert row.split(" | ")[2:4] == [minutes, f"{points:g}"], name
+    hidden = [case["hidden"] for some in cases.values() for case in some]
+    counts = {"public tests": hidden.count(False), "hidden ones": hidden.count(True), "typical": len(MISTAKES)}
+    for what, count in counts.items():
+        assert f"{count} {what}" in " ".join(guide.split()), what
+
+
 GRADES = """student,file,feedback,score,possible,status
 doejane_12345_678910_hw3_mapping,a.ipynb,a.md,17.5,20,graded
 roerichard_LATE_12346_678911_hw3_mapping,b.ipynb,b.md,0,20,is a link
