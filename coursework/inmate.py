@@ -63,8 +63,8 @@ def stand_ins(space: dict[str, Any]) -> None:
     space |= {"get_ipython": Shell, "display": lambda *objects, **options: None}
 
 
-class Bounded(io.TextIOBase):
-    """Forgets all but the beginning of what is printed."""
+class Silent(io.TextIOBase):
+    """Takes all that is printed, and keeps none of it."""
 
     def write(self, text: str) -> int:
         return len(text)
@@ -73,7 +73,7 @@ class Bounded(io.TextIOBase):
 def run(number: int, cell: str, space: dict[str, Any]) -> list[str]:
     """One cell; its error, if there is one."""
     try:
-        with contextlib.redirect_stdout(Bounded()), contextlib.redirect_stderr(Bounded()):
+        with contextlib.redirect_stdout(Silent()), contextlib.redirect_stderr(Silent()):
             exec(compile(cell, f"cell {number + 1}", "exec"), space)
     except BaseException as error:  # SystemExit and the like end a cell, not the row
         return [f"cell {number + 1}: {type(error).__name__}: {error}"[:MOST_TEXT]]
@@ -84,7 +84,7 @@ def call(space: dict[str, Any], name: str, args: Any) -> tuple[Any, ...]:
     """What a function of the student gives, or raises."""
     try:
         positional, named = unpack(args)  # type: ignore[name-defined]  # noqa: F821
-        with contextlib.redirect_stdout(Bounded()), contextlib.redirect_stderr(Bounded()):
+        with contextlib.redirect_stdout(Silent()), contextlib.redirect_stderr(Silent()):
             returned = space[name](*positional, **named)
         return "returned", pack(returned)  # type: ignore[name-defined]  # noqa: F821
     except BaseException as error:

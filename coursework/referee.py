@@ -96,14 +96,13 @@ class Jail:
         self.cells, self.limits, self.without = cells, limits, without
         self.end = time.monotonic() + limits.seconds
         self.left_out: dict[int | str, str] = {}
-        # Those of later jails are not told: a function may have left word of what it was called with.
-        self.notes = self.open()
+        self.notes: list[str] = []
 
     def open(self) -> list[str]:
         """Run all cells in a new jail, those that break it one by one less; what to tell of them."""
         while True:
             self.start()
-            notes = [f"cell {i + 1}: {why}" for i, why in self.left_out.items() if isinstance(i, int)]
+            notes = self.broken_cells()
             for i, cell in enumerate(self.cells):
                 if i in self.left_out:
                     continue
@@ -116,6 +115,10 @@ class Jail:
                     break
             else:
                 return notes[:MOST_NOTES]
+
+    def broken_cells(self) -> list[str]:
+        """What to tell of the cells that are left out."""
+        return [f"cell {i + 1}: {why}" for i, why in self.left_out.items() if isinstance(i, int)]
 
     def start(self) -> None:
         """A new jail in place of the old one."""
@@ -162,7 +165,13 @@ class Jail:
             raise LostJail(f"answered with what is no message ({type(error).__name__})") from None
 
     def names(self, wanted: list[str]) -> dict[str, Any]:
-        """What the notebook has under these names."""
+        """Run the notebook; what it has under these names."""
+        # Notes of later jails are not told: a function may have left word of what it was called with.
+        try:
+            self.notes = self.open()
+        except LostJail:
+            self.notes = self.broken_cells()
+            raise
         found = {}
         for name in wanted:
             answer = self.ask("look", name)

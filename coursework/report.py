@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 NOTES = 3
+MOST_TEXT = 700
+"""Letters of what is told at once: a test's message with what an error says fits in."""
 
 
 def total(row: dict[str, Any]) -> tuple[float, float]:
@@ -135,7 +137,7 @@ def _harmless(text: str) -> str:
 
 def _quoted(text: str) -> str:
     """As code, so that no markup in it acts."""
-    return "`" + _harmless(text).replace("`", "'")[:300] + "`"
+    return "`" + _harmless(text).replace("`", "'")[:MOST_TEXT] + "`"
 
 
 def feedback_name(row: dict[str, Any]) -> str:

@@ -195,6 +195,15 @@ def test_links_lead_somewhere(path):
         assert (path.parent / link).exists(), link
 
 
+def test_messages_reach_students_whole():
+    """With the longest error behind them."""
+    for name in NAMES:
+        for test in grader(name)["tests"].values():
+            for case in test["suites"][0]["cases"]:
+                length = len(case.get("failure_message") or "") + referee.MOST_TEXT + len(" ()")
+                assert case["hidden"] or length <= report.MOST_TEXT
+
+
 def test_the_guide_counts_right():
     """Minutes, public points, tests and wrong answers, as masters and tests have them."""
     guide = (FOLDER / "README.md").read_text("utf8")

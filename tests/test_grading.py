@@ -450,7 +450,7 @@ def test_too_many_jails():
 def test_time_is_over():
     result = grade.judge([DOUBLE, LOOP, LOOP, LOOP], TOY, referee.Limits(8))
     assert result["status"] == "took more than 8 s"
-    assert result["seconds"] < 10 and result["final"]
+    assert result["seconds"] < 10 and result["final"] and result["notes"] == ["cell 2: took more than 4 s"]
 
 
 @jailed
